@@ -1,0 +1,84 @@
+## make help           this list
+help:
+	@sed -n 's/^## //p' Makefile
+
+# The nginx that nginx-sys builds has this beside its own choice (realip, ssl, v2, stream, threads,
+# compat). It is set here, for every cargo call: a different value rebuilds nginx.
+export NGX_CONFIGURE_ARGS := --with-debug --with-http_auth_request_module \
+	--with-http_sub_module --with-http_stub_status_module
+
+# Not for what make starts: its own flags and job server, which cargo and nginx' build would take
+# for theirs; NGINX, where nginx looks for inherited sockets; a secret, for make would expand a `$`.
+unexport MAKEFLAGS MFLAGS NGINX NPM_SECRET
+
+# What to work with: the user's nginx, else the vendored one; and the module for it, built anew
+# unless the user names one.
+build  := .ci/module $(if $(NGINX),'$(NGINX)' '$(NGINX_SOURCE_DIR)')
+nginx  := $(if $(NGINX),$(abspath $(NGINX)),$(CURDIR)/build/nginx)
+module := $(if $(MODULE),$(abspath $(MODULE)),$$($(build)))
+
+debian_nginx  := $(CURDIR)/build/debian/usr/sbin/nginx
+debian_module := $$(.ci/module '$(debian_nginx)' build/debian/usr/share/nginx/src)
+
+# with NGINX,MODULE begins a command that finds both in its environment. Its `exec` lets Ctrl-C
+# reach the program alone, so that make waits until it has ended.
+with = module=$(2) && TEST_NGINX='$(1)' TEST_NGINX_MODULE="$$module" exec
+
+.NOTPARALLEL:
+.PHONY: help setup module debian test test-npm demo bench lint clean
+
+# What the other targets need: system packages that are missing are installed where that is possible.
+setup:
+	@.ci/setup
+
+## make module         build/nginx, and the module for it
+##      NGINX=/path/nginx [NGINX_SOURCE_DIR=/path]
+##                     instead, the module for that nginx: build/<version>/*.so
+module: setup
+	@$(build) >/dev/null
+
+# Debian's nginx and its source, in build/debian.
+debian: setup
+	@.ci/unpack build/debian nginx nginx-dev
+
+# Two sets of artefacts, whatever is made: the lower floor and the tests without features in the dev
+# profile, the module and its clippy in the release profile. So nginx and its bindings are built
+# once, and no test waits for the module's link-time optimization.
+
+## make test           every test, on build/nginx and on Debian's nginx
+test: setup debian
+	cargo test --workspace --lib --bins
+	cargo test --workspace --doc
+	@$(call with,$(CURDIR)/build/nginx,$$(.ci/module)) cargo test --test '*'
+	@$(call with,$(debian_nginx),$(debian_module)) cargo test --test '*'
+
+## make test-npm NPM=URL NPM_IDENTITY=... NPM_SECRET=... [NGINX=... [MODULE=...]]
+##                     the end-to-end tests, on a running Nginx Proxy Manager
+test-npm: export TEST_NPM = $(NPM)
+test-npm: export TEST_NPM_IDENTITY = $(value NPM_IDENTITY)
+test-npm: export TEST_NPM_SECRET = $(value NPM_SECRET)
+test-npm: setup
+	$(if $(NPM),,$(error say which NPM: make test-npm NPM=URL NPM_IDENTITY=... NPM_SECRET=...))
+	@$(call with,$(nginx),$(module)) cargo test --test end_to_end
+
+## make demo [NGINX=... [MODULE=...]]
+##                     nginx, a small Authentik outpost and a small NPM on loopback, until Ctrl-C
+##      DEMO_ONCE=1    ends after the transcript of a visit
+##      DEMO_NPM=URL   uses a real NPM
+demo: setup
+	@$(call with,$(nginx),$(module)) cargo run --quiet -p testbed --bin demo
+
+## make bench          the side-by-side tables
+bench: setup
+	@$(call with,$(nginx),$(module)) cargo bench
+
+## make lint           formatting, and clippy with warnings as errors
+lint: setup
+	cargo fmt --all --check
+	cargo clippy --locked --workspace --all-targets -- -D warnings
+	cargo clippy --locked --release --features vendored --lib -- -D warnings
+
+## make clean          removes all that was made
+clean:
+	rm -rf build
+	cargo clean

@@ -1,0 +1,479 @@
+//! The directive `npm_token_inject`: how it is written, and what it means for a location.
+
+use std::cell::OnceCell;
+use std::ffi::{c_char, c_void, OsStr};
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+use std::ptr;
+use std::rc::Rc;
+
+use ngx::core::{NgxStr, Status, NGX_CONF_ERROR, NGX_CONF_OK};
+use ngx::ffi::{
+    ngx_array_push, ngx_command_t, ngx_conf_full_name, ngx_conf_t, ngx_hash_key_t,
+    ngx_http_core_main_conf_t, ngx_http_handler_pt, ngx_http_phases_NGX_HTTP_PRECONTENT_PHASE,
+    ngx_http_phases_NGX_HTTP_REWRITE_PHASE, ngx_http_request_t, ngx_http_variable_t, ngx_int_t,
+    ngx_str_t, ngx_uint_t, NGX_CONF_1MORE, NGX_HTTP_LOC_CONF, NGX_HTTP_LOC_CONF_OFFSET,
+    NGX_HTTP_MAIN_CONF, NGX_HTTP_SRV_CONF, NGX_LOG_EMERG, NGX_LOG_WARN, NGX_OK,
+};
+use ngx::http::{HttpModuleMainConf, Merge, MergeConfigError, NgxHttpCoreModule, Request};
+use ngx::{ngx_conf_log_error, ngx_log_error, ngx_string};
+use thiserror::Error;
+
+use super::authorization::OutOfMemory;
+use super::handler;
+use super::value::{variable_names, Value};
+use super::zone::Zone;
+use super::TokenInject;
+use crate::sso::accounts::{Accounts, AccountsError};
+use crate::sso::npm::BaseUrl;
+
+/// The accounts file of `npm_token_inject on`.
+const DEFAULT_FILE: &str = "/data/npm_token_inject.json";
+
+/// The module's directives, as nginx reads them.
+pub static mut COMMANDS: [ngx_command_t; 2] = [
+    ngx_command_t {
+        name: ngx_string!("npm_token_inject"),
+        type_: (NGX_HTTP_MAIN_CONF | NGX_HTTP_SRV_CONF | NGX_HTTP_LOC_CONF | NGX_CONF_1MORE)
+            as ngx_uint_t,
+        set: Some(set),
+        conf: NGX_HTTP_LOC_CONF_OFFSET,
+        offset: 0,
+        post: ptr::null_mut(),
+    },
+    ngx_command_t::empty(),
+];
+
+/// What the module knows of the whole configuration.
+#[derive(Default)]
+pub struct MainConf {
+    pub zone: Option<Zone>,
+    /// Every directive that is not `off`, wherever it stands.
+    settings: Vec<Rc<Settings>>,
+}
+
+/// What the directive says in a location.
+#[derive(Clone, Default)]
+pub enum Directive {
+    #[default]
+    Unset,
+    Off,
+    On(Rc<Settings>),
+}
+
+impl Merge for Directive {
+    fn merge(&mut self, outer: &Self) -> Result<(), MergeConfigError> {
+        if let Self::Unset = self {
+            *self = outer.clone();
+        }
+        Ok(())
+    }
+}
+
+/// What becomes of a request for which there is no token: the parameter `on_error`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OnError {
+    Pass,
+    Deny,
+}
+
+/// What becomes of a token that the client sends itself: the parameter `client_token`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ClientToken {
+    Keep,
+    Replace,
+}
+
+/// A directive that is not `off`.
+pub struct Settings {
+    pub zone: Zone,
+    pub accounts: Accounts,
+    pub user: Value,
+    pub credentials: Option<Value>,
+    pub on_error: OnError,
+    pub client_token: ClientToken,
+    email: Identity,
+    groups: Identity,
+    /// The variables that the parameters name, with the parameter.
+    variables: Vec<(&'static str, String)>,
+    /// File and line.
+    place: String,
+}
+
+impl Settings {
+    /// The user's e-mail address, as far as Authentik says it.
+    pub fn email<'r>(&self, request: &'r Request) -> Result<&'r [u8], OutOfMemory> {
+        self.email.evaluate(request)
+    }
+
+    /// The user's groups, likewise.
+    pub fn groups<'r>(&self, request: &'r Request) -> Result<&'r [u8], OutOfMemory> {
+        self.groups.evaluate(request)
+    }
+}
+
+/// A part of what Authentik says of a user. Without a parameter it is taken from a variable,
+/// where the configuration has that: this is known only when all of it has been read.
+struct Identity {
+    variable: &'static str,
+    value: OnceCell<Value>,
+}
+
+impl Identity {
+    fn new(variable: &'static str, value: Option<Value>) -> Self {
+        Self { variable, value: value.map_or_else(OnceCell::new, OnceCell::from) }
+    }
+
+    fn evaluate<'r>(&self, request: &'r Request) -> Result<&'r [u8], OutOfMemory> {
+        match self.value.get() {
+            Some(value) => value.evaluate(request).ok_or(OutOfMemory),
+            None => Ok(&[]),
+        }
+    }
+}
+
+/// What is wrong with a directive, in words that follow its name.
+#[derive(Debug, Error)]
+enum DirectiveError {
+    #[error("the directive is duplicate")]
+    Duplicate,
+    #[error("\"off\" takes no parameters")]
+    OffWithParameters,
+    #[error("unknown parameter \"{0}\"")]
+    UnknownParameter(String),
+    #[error("duplicate parameter \"{0}\"")]
+    DuplicateParameter(&'static str),
+    #[error("parameter \"{0}\" has no value")]
+    EmptyParameter(&'static str),
+    #[error(
+        "invalid value \"{value}\" of parameter \"{name}\": it is \"{first}\" or \"{second}\""
+    )]
+    InvalidValue { name: &'static str, value: String, first: &'static str, second: &'static str },
+    #[error("invalid value of parameter \"api\": {0}")]
+    InvalidApi(String),
+    #[error(
+        "\"{parameter}\" comes from the client: anybody could send ${variable}; \
+         take it from the answer to auth_request, with auth_request_set, \
+         or say trust_headers=on where nobody can reach this server but through a proxy that sets it"
+    )]
+    FromClient { parameter: &'static str, variable: String },
+    #[error("{0}")]
+    Accounts(#[from] AccountsError),
+    /// nginx has said it already.
+    #[error("no memory, or not a value that nginx can read")]
+    Nginx,
+}
+
+/// The parameters as they are written.
+#[derive(Default)]
+struct Parameters {
+    user: Option<ngx_str_t>,
+    email: Option<ngx_str_t>,
+    groups: Option<ngx_str_t>,
+    name: Option<ngx_str_t>,
+    credentials: Option<ngx_str_t>,
+    api: Option<ngx_str_t>,
+    on_error: Option<ngx_str_t>,
+    client_token: Option<ngx_str_t>,
+    trust_headers: Option<ngx_str_t>,
+}
+
+impl Parameters {
+    fn parse(arguments: &[ngx_str_t]) -> Result<Self, DirectiveError> {
+        let mut parameters = Self::default();
+        for argument in arguments {
+            let text = argument.as_bytes();
+            let unknown = || DirectiveError::UnknownParameter(display(argument));
+            let equals = text.iter().position(|&b| b == b'=').ok_or_else(unknown)?;
+            let (name, place) = match &text[..equals] {
+                b"user" => ("user", &mut parameters.user),
+                b"email" => ("email", &mut parameters.email),
+                b"groups" => ("groups", &mut parameters.groups),
+                b"name" => ("name", &mut parameters.name),
+                b"credentials" => ("credentials", &mut parameters.credentials),
+                b"api" => ("api", &mut parameters.api),
+                b"on_error" => ("on_error", &mut parameters.on_error),
+                b"client_token" => ("client_token", &mut parameters.client_token),
+                b"trust_headers" => ("trust_headers", &mut parameters.trust_headers),
+                _ => return Err(unknown()),
+            };
+            let Some((_, value)) = argument.split_at(equals + 1) else {
+                return Err(DirectiveError::EmptyParameter(name));
+            };
+            if value.is_empty() {
+                return Err(DirectiveError::EmptyParameter(name));
+            }
+            if place.replace(value).is_some() {
+                return Err(DirectiveError::DuplicateParameter(name));
+            }
+        }
+        Ok(parameters)
+    }
+
+    /// The identity parameters that are given.
+    fn identity(&self) -> impl Iterator<Item = (&'static str, ngx_str_t)> {
+        let given = [
+            ("user", self.user),
+            ("email", self.email),
+            ("groups", self.groups),
+            ("name", self.name),
+            ("credentials", self.credentials),
+        ];
+        given.into_iter().filter_map(|(name, value)| Some((name, value?)))
+    }
+}
+
+/// One of two words; the first where none is given.
+fn either<T>(
+    name: &'static str,
+    value: Option<ngx_str_t>,
+    [first, second]: [(&'static str, T); 2],
+) -> Result<T, DirectiveError> {
+    match value {
+        None => Ok(first.1),
+        Some(value) if value.as_bytes() == first.0.as_bytes() => Ok(first.1),
+        Some(value) if value.as_bytes() == second.0.as_bytes() => Ok(second.1),
+        Some(value) => Err(DirectiveError::InvalidValue {
+            name,
+            value: display(&value),
+            first: first.0,
+            second: second.0,
+        }),
+    }
+}
+
+extern "C" fn set(cf: *mut ngx_conf_t, _: *mut ngx_command_t, conf: *mut c_void) -> *mut c_char {
+    // SAFETY: nginx passes a valid configuration, and the location's part that
+    // create_loc_conf made.
+    let (cf, directive) = unsafe { (&mut *cf, &mut *conf.cast::<Directive>()) };
+    match parse(cf, directive) {
+        Ok(parsed) => {
+            *directive = parsed;
+            NGX_CONF_OK
+        }
+        Err(error) => {
+            ngx_conf_log_error!(NGX_LOG_EMERG, cf, "npm_token_inject: {}", error);
+            NGX_CONF_ERROR
+        }
+    }
+}
+
+fn parse(cf: &mut ngx_conf_t, before: &Directive) -> Result<Directive, DirectiveError> {
+    if !matches!(before, Directive::Unset) {
+        return Err(DirectiveError::Duplicate);
+    }
+    // SAFETY: the arguments are an array of ngx_str_t; the first is the directive's name.
+    let arguments = unsafe { (*cf.args).as_slice::<ngx_str_t>() }.to_vec();
+    let (file, rest) = match &arguments[..] {
+        [_, file, rest @ ..] => (*file, rest),
+        _ => return Err(DirectiveError::Nginx),
+    };
+    if file.as_bytes() == b"off" {
+        return match rest {
+            [] => Ok(Directive::Off),
+            _ => Err(DirectiveError::OffWithParameters),
+        };
+    }
+
+    let parameters = Parameters::parse(rest)?;
+    let on_error = either(
+        "on_error",
+        parameters.on_error,
+        [("pass", OnError::Pass), ("deny", OnError::Deny)],
+    )?;
+    let client_token = either(
+        "client_token",
+        parameters.client_token,
+        [("keep", ClientToken::Keep), ("replace", ClientToken::Replace)],
+    )?;
+    let trust_headers =
+        either("trust_headers", parameters.trust_headers, [("off", false), ("on", true)])?;
+    let api = match parameters.api {
+        Some(api) => Some(BaseUrl::try_from(display(&api)).map_err(DirectiveError::InvalidApi)?),
+        None => None,
+    };
+
+    let mut variables = Vec::new();
+    for (parameter, value) in parameters.identity() {
+        for name in variable_names(value.as_bytes()) {
+            let name = String::from_utf8_lossy(name).to_ascii_lowercase();
+            if !trust_headers && is_from_client(&name) {
+                return Err(DirectiveError::FromClient { parameter, variable: name });
+            }
+            variables.push((parameter, name));
+        }
+    }
+    let user = parameters.user.unwrap_or(ngx_string!("$authentik_username"));
+    if parameters.user.is_none() {
+        variables.push(("user", "authentik_username".to_owned()));
+    }
+    let mut compile = |value: Option<ngx_str_t>| match value {
+        Some(text) => Value::compile(cf, text).map(Some).ok_or(DirectiveError::Nginx),
+        None => Ok(None),
+    };
+    let user = compile(Some(user))?.ok_or(DirectiveError::Nginx)?;
+    let email = compile(parameters.email)?;
+    let groups = compile(parameters.groups)?;
+    let credentials = compile(parameters.credentials)?;
+    compile(parameters.name)?;
+
+    let accounts = load_accounts(cf, file, api, credentials.is_some())?;
+    let zone = Zone::request(cf).ok_or(DirectiveError::Nginx)?;
+    let settings = Rc::new(Settings {
+        zone,
+        accounts,
+        user,
+        credentials,
+        on_error,
+        client_token,
+        email: Identity::new("authentik_email", email),
+        groups: Identity::new("authentik_groups", groups),
+        variables,
+        place: place(cf),
+    });
+    let main = TokenInject::main_conf_mut(cf).ok_or(DirectiveError::Nginx)?;
+    main.zone = Some(zone);
+    main.settings.push(settings.clone());
+    Ok(Directive::On(settings))
+}
+
+fn load_accounts(
+    cf: &mut ngx_conf_t,
+    file: ngx_str_t,
+    api: Option<BaseUrl>,
+    has_credentials: bool,
+) -> Result<Accounts, DirectiveError> {
+    let is_default = file.as_bytes() == b"on";
+    let mut name = match is_default {
+        true => ngx_str_t { len: DEFAULT_FILE.len(), data: DEFAULT_FILE.as_ptr().cast_mut() },
+        false => file,
+    };
+    // SAFETY: cf is valid; the name is made a full one in the pool, beside the configuration file.
+    if unsafe { ngx_conf_full_name(cf.cycle, &mut name, 1) } != NGX_OK as ngx_int_t {
+        return Err(DirectiveError::Nginx);
+    }
+    let path = Path::new(OsStr::from_bytes(name.as_bytes()));
+    let mut warn = |message: String| {
+        ngx_conf_log_error!(NGX_LOG_WARN, cf, "npm_token_inject: {}", message);
+    };
+    match Accounts::load(path, api.clone(), &mut warn) {
+        Err(error) if is_default && has_credentials && error.is_missing_file() => {
+            Ok(Accounts::none(api))
+        }
+        result => Ok(result?),
+    }
+}
+
+/// Ends the reading of the configuration: all variables are known now.
+///
+/// # Errors
+///
+/// When a variable is not, which is logged, or memory is out.
+pub fn finish(cf: &mut ngx_conf_t) -> Result<(), Status> {
+    let Some(main) = TokenInject::main_conf(cf) else {
+        return Ok(());
+    };
+    if main.settings.is_empty() {
+        return Ok(());
+    }
+    for settings in &main.settings {
+        for (parameter, name) in &settings.variables {
+            if !is_defined(cf, name.as_bytes()) {
+                ngx_log_error!(
+                    NGX_LOG_EMERG,
+                    cf.log,
+                    "npm_token_inject: nothing sets ${name}, which \"{parameter}\" needs; add the \
+                     line \"auth_request_set ${name} {source};\" beside auth_request, in {place}",
+                    source = answer_variable(parameter),
+                    place = settings.place
+                );
+                return Err(Status::NGX_ERROR);
+            }
+        }
+        for identity in [&settings.email, &settings.groups] {
+            let name = identity.variable.as_bytes();
+            if identity.value.get().is_none() && is_defined(cf, name) {
+                let value = Value::variable(cf, name).ok_or(Status::NGX_ERROR)?;
+                identity.value.get_or_init(|| value);
+            }
+        }
+    }
+    register(cf, ngx_http_phases_NGX_HTTP_REWRITE_PHASE as ngx_uint_t, handler::take_back)?;
+    register(cf, ngx_http_phases_NGX_HTTP_PRECONTENT_PHASE as ngx_uint_t, handler::handle)
+}
+
+/// Where Authentik's answer to auth_request has what a parameter needs.
+fn answer_variable(parameter: &str) -> &'static str {
+    match parameter {
+        "email" => "$upstream_http_x_authentik_email",
+        "groups" => "$upstream_http_x_authentik_groups",
+        "name" => "$upstream_http_x_authentik_name",
+        "credentials" => "$upstream_http_authorization",
+        _ => "$upstream_http_x_authentik_username",
+    }
+}
+
+/// Whether a variable holds what the client sent.
+fn is_from_client(name: &str) -> bool {
+    ["http_", "arg_", "cookie_"].iter().any(|prefix| name.starts_with(prefix))
+        || matches!(
+            name,
+            "args"
+                | "query_string"
+                | "request"
+                | "request_uri"
+                | "uri"
+                | "document_uri"
+                | "request_body"
+                | "host"
+                | "content_type"
+                | "remote_user"
+        )
+}
+
+/// Whether the configuration knows a variable, by its name or by the prefix of its name
+/// (as `ngx_http_variables_init_vars` looks it up).
+fn is_defined(cf: &ngx_conf_t, name: &[u8]) -> bool {
+    let Some(core): Option<&ngx_http_core_main_conf_t> = NgxHttpCoreModule::main_conf(cf) else {
+        return false;
+    };
+    // SAFETY: both arrays have elements of these types, and are there until nginx has initialized
+    // its variables, which it does after the modules' postconfiguration.
+    unsafe {
+        let named = core.variables_keys.as_ref().is_some_and(|keys| {
+            keys.keys.as_slice::<ngx_hash_key_t>().iter().any(|key| key.key.as_bytes() == name)
+        });
+        let prefixes = core.prefix_variables.as_slice::<ngx_http_variable_t>();
+        named || prefixes.iter().any(|variable| name.starts_with(variable.name.as_bytes()))
+    }
+}
+
+/// Puts a handler into a phase.
+fn register(
+    cf: &mut ngx_conf_t,
+    phase: ngx_uint_t,
+    handler: extern "C" fn(*mut ngx_http_request_t) -> ngx_int_t,
+) -> Result<(), Status> {
+    let core = NgxHttpCoreModule::main_conf_mut(cf).ok_or(Status::NGX_ERROR)?;
+    let phase = core.phases.get_mut(phase).ok_or(Status::NGX_ERROR)?;
+    // SAFETY: a phase's handlers are an array of ngx_http_handler_pt; it gives room for one more,
+    // or null.
+    let place =
+        unsafe { ngx_array_push(&mut phase.handlers).cast::<ngx_http_handler_pt>().as_mut() };
+    *place.ok_or(Status::NGX_ERROR)? = Some(handler);
+    Ok(())
+}
+
+/// File and line of the directive that is being read.
+fn place(cf: &ngx_conf_t) -> String {
+    // SAFETY: nginx reads every directive from a configuration file, or from the command line,
+    // which it presents as one.
+    match unsafe { cf.conf_file.as_ref() } {
+        Some(file) => format!("{}:{}", display(&file.file.name), file.line),
+        None => "the configuration".to_owned(),
+    }
+}
+
+fn display(text: &ngx_str_t) -> String {
+    NgxStr::from_bytes(text.as_bytes()).to_string_lossy().into_owned()
+}

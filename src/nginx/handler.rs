@@ -1,0 +1,216 @@
+//! What happens to a request.
+//!
+//! The handler that decides stands in the precontent phase: after every access check, whichever
+//! module makes it and in whatever order, and before any content. It could not do its work in the
+//! access phase. Under `satisfy any`, the first module that grants access, as `auth_request` does
+//! for a signed-in user, ends that phase, and later handlers are not called
+//! (`ngx_http_core_access_phase`). Here, a request that was denied never arrives, and what the
+//! handler returns can grant nothing.
+//!
+//! A second one stands in the rewrite phase, for requests that are redirected internally.
+
+use std::sync::Arc;
+
+use ngx::core::{NgxStr, Status};
+use ngx::ffi::{
+    ngx_http_request_t, ngx_int_t, ngx_str_t, NGX_HTTP_BAD_GATEWAY, NGX_HTTP_FORBIDDEN,
+};
+use ngx::http::{HttpModuleLocationConf, Request};
+
+use super::authorization::{self, OutOfMemory};
+use super::context::{self, RequestContext, TokenStatus};
+use super::directive::{ClientToken, Directive, OnError, Settings};
+use super::log::Throttle;
+use super::logins::{self, now, Outcome};
+use super::TokenInject;
+use crate::sso::accounts::{Account, Visitor};
+use crate::sso::cache::Access;
+use crate::sso::token::is_live_npm_token;
+
+/// The handler of the rewrite phase: takes back what the module did to a request in the
+/// location that it has been redirected from.
+///
+/// nginx clears module contexts at an internal redirect, and keeps headers. Without this, the
+/// location that the request goes to would send a token that was not meant for it, be it with
+/// `proxy_pass` or, before that, with the subrequest of an `auth_request` of its own.
+pub extern "C" fn take_back(r: *mut ngx_http_request_t) -> ngx_int_t {
+    // SAFETY: nginx passes a request that is valid for the call.
+    let request = unsafe { Request::from_ngx_http_request(r) };
+    if request.as_ref().internal() != 0 && request.is_main() {
+        if let Err(OutOfMemory) = context::take_back(request) {
+            return Status::NGX_ERROR.into();
+        }
+    }
+    Status::NGX_DECLINED.into()
+}
+
+/// The handler of the precontent phase: gives a request its token.
+pub extern "C" fn handle(r: *mut ngx_http_request_t) -> ngx_int_t {
+    // SAFETY: nginx passes a request that is valid for the call.
+    let request = unsafe { Request::from_ngx_http_request(r) };
+    match decide(request) {
+        Ok(status) => status.into(),
+        Err(OutOfMemory) => Status::NGX_ERROR.into(),
+    }
+}
+
+fn decide(request: &mut Request) -> Result<Status, OutOfMemory> {
+    let Some(Directive::On(settings)) = TokenInject::location_conf(request.as_ref()) else {
+        return Ok(Status::NGX_DECLINED);
+    };
+    // Subrequests share the headers of their main request, which has been here.
+    if !request.is_main() {
+        return Ok(Status::NGX_DECLINED);
+    }
+    match RequestContext::of(request) {
+        Some(context) => resume(request, context, settings),
+        None => begin(request, settings),
+    }
+}
+
+/// Meets a request for the first time in this location.
+fn begin(request: &mut Request, settings: &Settings) -> Result<Status, OutOfMemory> {
+    let user = settings.user.evaluate(request).ok_or(OutOfMemory)?;
+    if user.is_empty() {
+        return Ok(Status::NGX_DECLINED);
+    }
+    let account = match keeps_own_token(request, settings) {
+        Some(own) => {
+            let context = RequestContext::create(request)?;
+            context.status = TokenStatus::Kept;
+            context.authorization = own;
+            return Ok(Status::NGX_DECLINED);
+        }
+        None => find_account(request, settings, user)?,
+    };
+    let context = RequestContext::create(request)?;
+    match account {
+        Some(account) => sign_in(request, context, settings, account),
+        None => {
+            context.status = TokenStatus::NoAccount;
+            context.authorize(request, None)?;
+            Ok(settings.on_error.answer(NGX_HTTP_FORBIDDEN))
+        }
+    }
+}
+
+/// The client's own token, where it sent one that is live and may keep it.
+fn keeps_own_token(request: &Request, settings: &Settings) -> Option<ngx_str_t> {
+    if settings.client_token == ClientToken::Replace {
+        return None;
+    }
+    let own = authorization::current(request)?;
+    let kept = is_live_npm_token(own.as_bytes(), now()) && authorization::is_the_only_one(request);
+    kept.then_some(own)
+}
+
+fn find_account(
+    request: &Request,
+    settings: &Settings,
+    user: &[u8],
+) -> Result<Option<Arc<Account>>, OutOfMemory> {
+    static UNREADABLE: Throttle = Throttle::new();
+    static UNKNOWN: Throttle = Throttle::new();
+
+    if let Some(credentials) = &settings.credentials {
+        let basic = credentials.evaluate(request).ok_or(OutOfMemory)?;
+        if !basic.is_empty() {
+            if let Some(account) = settings.accounts.handed_over(basic) {
+                return Ok(Some(Arc::new(account)));
+            }
+            if UNREADABLE.lets_through(now()) {
+                log_error!(
+                    request.log(),
+                    "credentials= is not \"Basic ...\" for Authentik user \"{}\"; set both of \
+                     the attributes that the provider names for HTTP-Basic authentication",
+                    NgxStr::from_bytes(user)
+                );
+            }
+        }
+    }
+
+    let mut visitor = Visitor { user, ..Visitor::default() };
+    if settings.accounts.ask_for_email() {
+        visitor.email = settings.email(request)?;
+    }
+    if settings.accounts.ask_for_groups() {
+        visitor.groups = settings.groups(request)?;
+    }
+    let account = settings.accounts.find(&visitor).cloned();
+    if account.is_none() && UNKNOWN.lets_through(now()) {
+        log_error!(
+            request.log(),
+            "no account fits Authentik user \"{}\"; add one to the accounts file and reload nginx",
+            NgxStr::from_bytes(user)
+        );
+    }
+    Ok(account)
+}
+
+/// Gets the account's token from the cache, or waits for a login.
+fn sign_in(
+    request: &mut Request,
+    context: &mut RequestContext,
+    settings: &Settings,
+    account: Arc<Account>,
+) -> Result<Status, OutOfMemory> {
+    let waits = match logins::access(&mut settings.zone.lock(), &account) {
+        Access::Fresh(authorization) => {
+            let authorization = authorization::copy(request, authorization)?;
+            context.account = Some(account);
+            context.status = TokenStatus::Hit;
+            context.authorize(request, Some(authorization))?;
+            return Ok(Status::NGX_DECLINED);
+        }
+        Access::LogIn => Some(true),
+        Access::Wait => Some(false),
+        Access::Pause(_) => None,
+    };
+    let waits = waits.is_some_and(|claim| logins::wait(context, settings.zone, &account, claim));
+    context.account = Some(account);
+    match waits {
+        true => Ok(logins::park(request)),
+        false => fail(request, context, settings),
+    }
+}
+
+/// Goes on with a request that has waited for a login.
+fn resume(
+    request: &mut Request,
+    context: &mut RequestContext,
+    settings: &Settings,
+) -> Result<Status, OutOfMemory> {
+    match context.outcome.take() {
+        // Not the login, but something else woke the request.
+        None if context.ticket.is_some() => Ok(Status::NGX_AGAIN),
+        // The handler has had its say here.
+        None => Ok(Status::NGX_DECLINED),
+        Some(Outcome::Token(authorization)) => {
+            let authorization = authorization::copy(request, &authorization)?;
+            context.status = TokenStatus::Miss;
+            context.authorize(request, Some(authorization))?;
+            Ok(Status::NGX_DECLINED)
+        }
+        Some(Outcome::Failure) => fail(request, context, settings),
+    }
+}
+
+/// NPM gave no token: the request goes on without one, or not at all.
+fn fail(
+    request: &mut Request,
+    context: &mut RequestContext,
+    settings: &Settings,
+) -> Result<Status, OutOfMemory> {
+    context.status = TokenStatus::Error;
+    context.authorize(request, None)?;
+    Ok(settings.on_error.answer(NGX_HTTP_BAD_GATEWAY))
+}
+
+impl OnError {
+    fn answer(self, status: u32) -> Status {
+        match self {
+            Self::Pass => Status::NGX_DECLINED,
+            Self::Deny => Status(status as ngx_int_t),
+        }
+    }
+}

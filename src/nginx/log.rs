@@ -1,0 +1,42 @@
+//! nginx's error log, at the levels that the module uses.
+//!
+//! Nothing that is or holds a secret or a token implements `Display`, so none gets in here.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use crate::sso::token::Millis;
+
+macro_rules! log_error {
+    ($log:expr, $($message:tt)+) => {{
+        ngx::ngx_log_error!(ngx::ffi::NGX_LOG_ERR, $log, "npm_token_inject: {}", format_args!($($message)+));
+    }};
+}
+
+macro_rules! log_notice {
+    ($log:expr, $($message:tt)+) => {{
+        ngx::ngx_log_error!(ngx::ffi::NGX_LOG_NOTICE, $log, "npm_token_inject: {}", format_args!($($message)+));
+    }};
+}
+
+/// Lets one message through per interval, so that a fault which every request meets does not
+/// fill the disk.
+pub struct Throttle {
+    quiet_until: AtomicU64,
+}
+
+impl Throttle {
+    const INTERVAL: Millis = 10_000;
+
+    pub const fn new() -> Self {
+        Self { quiet_until: AtomicU64::new(0) }
+    }
+
+    /// Whether a message may be logged now.
+    pub fn lets_through(&self, now: Millis) -> bool {
+        let quiet = now < self.quiet_until.load(Ordering::Relaxed);
+        if !quiet {
+            self.quiet_until.store(now + Self::INTERVAL, Ordering::Relaxed);
+        }
+        !quiet
+    }
+}

@@ -1,0 +1,163 @@
+//! The one thread of a worker that may block: it logs in, and wakes the event loop.
+//!
+//! Threads do not survive a fork, so that a worker starts its own, and only when it first needs
+//! one. The thread logs nothing and touches nothing of nginx's.
+
+use std::collections::VecDeque;
+use std::fs::File;
+use std::io::{self, Write};
+use std::mem::MaybeUninit;
+use std::os::fd::{AsRawFd, FromRawFd, RawFd};
+use std::panic::{catch_unwind, AssertUnwindSafe};
+use std::ptr;
+use std::sync::Arc;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use parking_lot::{Condvar, Mutex};
+
+use crate::sso::accounts::Account;
+use crate::sso::npm::LoginError;
+use crate::sso::token::Token;
+
+/// A login that has ended.
+pub struct Done {
+    pub account: Arc<Account>,
+    pub result: Result<Token, LoginError>,
+    /// How long NPM took.
+    pub took: Duration,
+}
+
+/// The thread, from the event loop's side. Dropped, it ends when its login under way has ended.
+pub struct LoginThread {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    wanted: Mutex<Wanted>,
+    something_wanted: Condvar,
+    done: Mutex<Vec<Done>>,
+    /// An eventfd: written to when `done` has something.
+    wake: File,
+}
+
+#[derive(Default)]
+struct Wanted {
+    logins: VecDeque<Arc<Account>>,
+    stop: bool,
+}
+
+impl LoginThread {
+    /// Starts the thread.
+    ///
+    /// # Errors
+    ///
+    /// When the system gives no descriptor or no thread.
+    pub fn start() -> io::Result<Self> {
+        let shared = Arc::new(Shared {
+            wanted: Mutex::default(),
+            something_wanted: Condvar::new(),
+            done: Mutex::default(),
+            wake: eventfd()?,
+        });
+        let theirs = shared.clone();
+        let _blocked = BlockedSignals::block();
+        thread::Builder::new().name("npm_token_login".to_owned()).spawn(move || theirs.run())?;
+        Ok(Self { shared })
+    }
+
+    /// A descriptor of its own that is readable when [`Self::take_done`] has something. The caller
+    /// closes it.
+    ///
+    /// # Errors
+    ///
+    /// When the system gives no descriptor.
+    pub fn wake_descriptor(&self) -> io::Result<RawFd> {
+        // SAFETY: fcntl with a valid descriptor and no pointer.
+        match unsafe { libc::fcntl(self.shared.wake.as_raw_fd(), libc::F_DUPFD_CLOEXEC, 3) } {
+            -1 => Err(io::Error::last_os_error()),
+            descriptor => Ok(descriptor),
+        }
+    }
+
+    /// Wants a login. They are done one after the other.
+    pub fn log_in(&self, account: Arc<Account>) {
+        self.shared.wanted.lock().logins.push_back(account);
+        self.shared.something_wanted.notify_one();
+    }
+
+    /// What has been done since the last call.
+    pub fn take_done(&self) -> Vec<Done> {
+        std::mem::take(&mut *self.shared.done.lock())
+    }
+}
+
+impl Drop for LoginThread {
+    fn drop(&mut self) {
+        self.shared.wanted.lock().stop = true;
+        self.shared.something_wanted.notify_one();
+    }
+}
+
+impl Shared {
+    fn run(&self) {
+        while let Some(account) = self.next() {
+            let begun = Instant::now();
+            // Others' code runs in there. Whatever befalls it, those that wait get an answer.
+            let result =
+                catch_unwind(AssertUnwindSafe(|| account.issuer.log_in(&account.credentials)))
+                    .unwrap_or_else(|_| Err(LoginError::Local("the login panicked".to_owned())));
+            self.done.lock().push(Done { account, result, took: begun.elapsed() });
+            // A full counter (EAGAIN) is as good: the event loop is woken.
+            let _ = (&self.wake).write(&1u64.to_ne_bytes());
+        }
+    }
+
+    fn next(&self) -> Option<Arc<Account>> {
+        let mut wanted = self.wanted.lock();
+        loop {
+            if wanted.stop {
+                return None;
+            }
+            if let Some(account) = wanted.logins.pop_front() {
+                return Some(account);
+            }
+            self.something_wanted.wait(&mut wanted);
+        }
+    }
+}
+
+fn eventfd() -> io::Result<File> {
+    // SAFETY: a new descriptor, owned by nobody else.
+    unsafe {
+        match libc::eventfd(0, libc::EFD_CLOEXEC | libc::EFD_NONBLOCK) {
+            -1 => Err(io::Error::last_os_error()),
+            descriptor => Ok(File::from_raw_fd(descriptor)),
+        }
+    }
+}
+
+/// All signals blocked in this thread, until dropped. A thread that is spawned meanwhile leaves
+/// them to the main thread, whose event loop they must wake (as `ngx_thread_pool_cycle` does).
+struct BlockedSignals(libc::sigset_t);
+
+impl BlockedSignals {
+    fn block() -> Self {
+        let mut all = MaybeUninit::uninit();
+        let mut before = MaybeUninit::uninit();
+        // SAFETY: sigfillset and pthread_sigmask initialize the sets that they are given; neither
+        // fails with these arguments.
+        unsafe {
+            libc::sigfillset(all.as_mut_ptr());
+            libc::pthread_sigmask(libc::SIG_BLOCK, all.as_ptr(), before.as_mut_ptr());
+            Self(before.assume_init())
+        }
+    }
+}
+
+impl Drop for BlockedSignals {
+    fn drop(&mut self) {
+        // SAFETY: restores the set that `block` saved.
+        unsafe { libc::pthread_sigmask(libc::SIG_SETMASK, &self.0, ptr::null_mut()) };
+    }
+}

@@ -1,0 +1,421 @@
+//! Logins under way in this worker, and the requests that wait for them.
+//!
+//! A request that needs a token which is not there parks: its ticket stands in the group of its
+//! account. The group is called up when the login ends, when it turns out that another worker's
+//! login has ended, or when its time is up. A client that leaves takes its ticket along.
+
+use std::cell::RefCell;
+use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::io;
+use std::ptr::{self, NonNull};
+use std::rc::Rc;
+use std::sync::atomic::Ordering;
+use std::sync::Arc;
+
+use ngx::core::Status;
+use ngx::ffi::{
+    ngx_add_timer, ngx_close_connection, ngx_connection_t, ngx_cycle, ngx_del_timer, ngx_event_t,
+    ngx_get_connection, ngx_handle_read_event, ngx_http_block_reading, ngx_http_core_run_phases,
+    ngx_http_finalize_request, ngx_http_log_ctx_t, ngx_http_request_empty_handler,
+    ngx_http_request_t, ngx_http_run_posted_requests, ngx_http_test_reading, ngx_int_t, ngx_pid,
+    ngx_post_event, ngx_posted_events, ngx_timeofday, NGX_HTTP_INTERNAL_SERVER_ERROR, NGX_OK,
+};
+use ngx::http::Request;
+use zeroize::Zeroizing;
+
+use super::context::RequestContext;
+use super::login_thread::{Done, LoginThread};
+use super::zone::Zone;
+use crate::sso::accounts::{Account, AccountKey};
+use crate::sso::cache::{Access, Claim, Pid, Table};
+use crate::sso::npm::LoginError;
+use crate::sso::token::{Millis, Token};
+
+/// How often a worker looks whether another one's login has ended. Milliseconds.
+const TICK: usize = 5;
+
+/// How long after its last possible end a login counts as lost. Milliseconds.
+const CLAIM_GRACE: Millis = 1_000;
+
+thread_local! {
+    static LOGINS: RefCell<Logins> = RefCell::default();
+}
+
+/// How a login ended that a request has waited for.
+#[derive(Clone)]
+pub enum Outcome {
+    /// With the value of an `Authorization` header.
+    Token(Rc<Zeroizing<Vec<u8>>>),
+    Failure,
+}
+
+/// A place among those that wait.
+#[derive(Clone, Copy)]
+pub struct Ticket {
+    account: AccountKey,
+    number: u64,
+}
+
+#[derive(Default)]
+struct Logins {
+    zone: Option<Zone>,
+    thread: Option<Thread>,
+    groups: HashMap<AccountKey, Group>,
+    /// Requests that have an outcome and are to be gone on with.
+    ready: VecDeque<(u64, NonNull<RequestContext>, Outcome)>,
+    last_number: u64,
+    tick: Option<Box<Tick>>,
+}
+
+/// The login thread, and the connection through which it wakes the event loop.
+struct Thread {
+    thread: LoginThread,
+    connection: NonNull<ngx_connection_t>,
+}
+
+/// A timer. nginx's debug log reads the descriptor of the connection that an event belongs to.
+struct Tick {
+    event: ngx_event_t,
+    connection: ngx_connection_t,
+}
+
+/// Those that wait for one account's token, in the order of their coming.
+struct Group {
+    account: Arc<Account>,
+    waiting: BTreeMap<u64, Waiting>,
+    /// Whether this worker's thread has been asked to log in.
+    asked: bool,
+}
+
+struct Waiting {
+    context: NonNull<RequestContext>,
+    deadline: Millis,
+}
+
+/// The Unix clock, as of this turn of the event loop.
+pub fn now() -> Millis {
+    let time = ngx_timeofday();
+    time.sec as Millis * 1000 + time.msec as Millis
+}
+
+/// Asks the table for an account's token, on behalf of this worker.
+pub fn access<'t>(table: &'t mut Table, account: &Account) -> Access<'t> {
+    let now = now();
+    let timeout = account.issuer.timeout().as_millis() as Millis;
+    let claim = Claim { by: process(), until: now + timeout + CLAIM_GRACE };
+    let mut hint = account.hint.load(Ordering::Relaxed);
+    let access = table.access(&account.key, &mut hint, now, claim, is_alive);
+    account.hint.store(hint, Ordering::Relaxed);
+    access
+}
+
+/// Has the request wait for the account's token, and logs in first if it has the `claim`.
+/// Answers whether it waits: it does not where no login can be started.
+pub fn wait(context: &mut RequestContext, zone: Zone, account: &Arc<Account>, claim: bool) -> bool {
+    LOGINS.with_borrow_mut(|logins| {
+        logins.zone = Some(zone);
+        let asked = logins.groups.get(&account.key).is_some_and(|group| group.asked);
+        if claim && !asked && !logins.log_in(account) {
+            return false;
+        }
+        logins.last_number += 1;
+        let number = logins.last_number;
+        let deadline = now() + account.issuer.timeout().as_millis() as Millis;
+        let group = logins.groups.entry(account.key).or_insert_with(|| Group {
+            account: account.clone(),
+            waiting: BTreeMap::new(),
+            asked: false,
+        });
+        group.asked |= claim;
+        group.waiting.insert(number, Waiting { context: NonNull::from(&mut *context), deadline });
+        context.ticket = Some(Ticket { account: account.key, number });
+        logins.arm_tick();
+        true
+    })
+}
+
+/// Gives up a place: the request is being freed.
+pub fn leave(ticket: Ticket) {
+    LOGINS.with_borrow_mut(|logins| {
+        let group = logins.groups.get_mut(&ticket.account);
+        if group.and_then(|group| group.waiting.remove(&ticket.number)).is_none() {
+            logins.ready.retain(|(number, ..)| *number != ticket.number);
+        }
+    });
+}
+
+/// Sets a waiting request's events, so that a client that leaves is noticed
+/// (as `ngx_http_limit_req_handler` does).
+pub fn park(request: &mut Request) -> Status {
+    let r: &mut ngx_http_request_t = request.as_mut();
+    // SAFETY: the request is valid, and so are its connection and that one's events.
+    unsafe {
+        let read = (*r.connection).read;
+        if (*read).ready() != 0 {
+            ngx_post_event(read, ptr::addr_of_mut!(ngx_posted_events));
+        } else if ngx_handle_read_event(read, 0) != NGX_OK as ngx_int_t {
+            return Status(NGX_HTTP_INTERNAL_SERVER_ERROR as ngx_int_t);
+        }
+    }
+    r.read_event_handler = Some(ngx_http_test_reading);
+    r.write_event_handler = Some(ngx_http_request_empty_handler);
+    Status::NGX_AGAIN
+}
+
+/// Lets go of everything: the worker exits.
+pub fn stop(zone: Option<Zone>) {
+    LOGINS.with_borrow_mut(|logins| {
+        if let Some(tick) = logins.tick.take() {
+            tick.disarm();
+        }
+        if let Some(thread) = logins.thread.take() {
+            // SAFETY: the connection is open; nginx closes its descriptor.
+            unsafe { ngx_close_connection(thread.connection.as_ptr()) };
+        }
+    });
+    if let Some(zone) = zone {
+        zone.lock().release(process());
+    }
+}
+
+impl Logins {
+    /// Asks the login thread, which is started if need be.
+    fn log_in(&mut self, account: &Arc<Account>) -> bool {
+        if self.thread.is_none() {
+            match Thread::start() {
+                Ok(thread) => self.thread = Some(thread),
+                Err(error) => {
+                    let error = LoginError::Local(format!("no thread can be started: {error}"));
+                    self.note(account, &Err(error), 0);
+                    return false;
+                }
+            }
+        }
+        if let Some(thread) = &self.thread {
+            thread.thread.log_in(account.clone());
+        }
+        true
+    }
+
+    /// Takes what the thread has done.
+    fn collect(&mut self) {
+        let done = self.thread.as_ref().map(|thread| thread.thread.take_done());
+        for Done { account, result, took } in done.unwrap_or_default() {
+            self.note(&account, &result, took.as_millis());
+            let outcome = match &result {
+                Ok(token) => Outcome::token(token.authorization().as_bytes()),
+                Err(_) => Outcome::Failure,
+            };
+            self.settle(&account.key, outcome);
+        }
+    }
+
+    /// Notes the end of a login in the zone and in the log.
+    fn note(&self, account: &Account, result: &Result<Token, LoginError>, took: u128) {
+        let Some(zone) = self.zone else {
+            return;
+        };
+        let (identity, url, now) = (&account.credentials.identity, account.issuer.url(), now());
+        // SAFETY: there is a cycle, with a log, whenever a module's code runs.
+        let log = unsafe { (*ngx_cycle).log };
+        match result {
+            Ok(token) => {
+                zone.lock().store(&account.key, token, now);
+                let life = token.expires_at.saturating_sub(now) / 1000;
+                log_notice!(log, "signed in {identity:?} at {url} in {took} ms for {life} s");
+            }
+            Err(error) => {
+                let retry_at = zone.lock().fail(&account.key, error.is_refusal(), now);
+                let pause = retry_at.saturating_sub(now) / 1000;
+                let mend = error.mend();
+                log_error!(
+                    log,
+                    "login of {identity:?} failed: NPM at {url} {error}; {mend}; \
+                     not tried again for {pause} s"
+                );
+            }
+        }
+    }
+
+    /// Gives all that wait for an account the same outcome.
+    fn settle(&mut self, key: &AccountKey, outcome: Outcome) {
+        if let Some(group) = self.groups.remove(key) {
+            let waiting = group.waiting.into_iter();
+            self.ready.extend(waiting.map(|(number, w)| (number, w.context, outcome.clone())));
+        }
+    }
+
+    /// Sends on those that have waited long enough, and looks what other workers have done.
+    fn look_around(&mut self) {
+        let Some(zone) = self.zone else {
+            return;
+        };
+        let now = now();
+        let mut settled = Vec::new();
+        let mut claimed = Vec::new();
+        for group in self.groups.values_mut() {
+            while let Some(first) = group.waiting.first_entry() {
+                if first.get().deadline > now {
+                    break;
+                }
+                let (number, waiting) = first.remove_entry();
+                self.ready.push_back((number, waiting.context, Outcome::Failure));
+            }
+            if group.asked || group.waiting.is_empty() {
+                continue;
+            }
+            match access(&mut zone.lock(), &group.account) {
+                Access::Fresh(token) => settled.push((group.account.key, Outcome::token(token))),
+                Access::Pause(_) => settled.push((group.account.key, Outcome::Failure)),
+                Access::LogIn => claimed.push(group.account.clone()),
+                Access::Wait => {}
+            }
+        }
+        for account in claimed {
+            match (self.log_in(&account), self.groups.get_mut(&account.key)) {
+                (true, Some(group)) => group.asked = true,
+                _ => settled.push((account.key, Outcome::Failure)),
+            }
+        }
+        for (key, outcome) in settled {
+            self.settle(&key, outcome);
+        }
+        self.groups.retain(|_, group| !group.waiting.is_empty());
+    }
+
+    fn arm_tick(&mut self) {
+        if !self.groups.is_empty() {
+            self.tick.get_or_insert_with(Tick::new).arm();
+        }
+    }
+}
+
+impl Outcome {
+    fn token(authorization: &[u8]) -> Self {
+        Self::Token(Rc::new(Zeroizing::new(authorization.to_vec())))
+    }
+}
+
+impl Thread {
+    fn start() -> io::Result<Self> {
+        let thread = LoginThread::start()?;
+        let descriptor = thread.wake_descriptor()?;
+        // SAFETY: the descriptor is open and the connection's own from here on; ngx_cycle is
+        // valid in a worker.
+        unsafe {
+            let log = (*ngx_cycle).log;
+            let Some(connection) = NonNull::new(ngx_get_connection(descriptor, log)) else {
+                libc::close(descriptor);
+                return Err(io::Error::other("worker_connections are not enough"));
+            };
+            let read = (*connection.as_ptr()).read;
+            (*read).handler = Some(on_wake);
+            (*read).log = log;
+            if ngx_handle_read_event(read, 0) != NGX_OK as ngx_int_t {
+                ngx_close_connection(connection.as_ptr());
+                return Err(io::Error::other("the event loop takes no descriptor"));
+            }
+            Ok(Self { thread, connection })
+        }
+    }
+}
+
+impl Tick {
+    fn new() -> Box<Self> {
+        // SAFETY: both are plain C structures, for which all zeros is the initial state.
+        let mut tick: Box<Self> = Box::new(unsafe { std::mem::zeroed() });
+        tick.connection.fd = -1;
+        tick.event.handler = Some(on_tick);
+        tick.event.data = ptr::addr_of_mut!(tick.connection).cast();
+        tick
+    }
+
+    fn arm(&mut self) {
+        if self.event.timer_set() == 0 {
+            // SAFETY: the event stays where it is, in its box, until it is disarmed.
+            unsafe {
+                self.event.log = (*ngx_cycle).log;
+                ngx_add_timer(&mut self.event, TICK);
+            }
+        }
+    }
+
+    fn disarm(mut self: Box<Self>) {
+        if self.event.timer_set() != 0 {
+            // SAFETY: armed, as its flag says.
+            unsafe { ngx_del_timer(&mut self.event) };
+        }
+    }
+}
+
+/// The login thread has done something.
+unsafe extern "C" fn on_wake(event: *mut ngx_event_t) {
+    // SAFETY: nginx passes the event of the connection that Thread::start set up; its descriptor
+    // is an eventfd, of which one read takes all.
+    unsafe {
+        let connection = (*event).data.cast::<ngx_connection_t>();
+        let mut count = [0u8; 8];
+        libc::read((*connection).fd, count.as_mut_ptr().cast(), count.len());
+        (*event).set_ready(0);
+        ngx_handle_read_event(event, 0);
+    }
+    LOGINS.with_borrow_mut(Logins::collect);
+    go_on();
+}
+
+unsafe extern "C" fn on_tick(_event: *mut ngx_event_t) {
+    LOGINS.with_borrow_mut(Logins::look_around);
+    go_on();
+    LOGINS.with_borrow_mut(Logins::arm_tick);
+}
+
+/// Goes on with all requests that are ready. One may free others, as when a connection with many
+/// streams is closed: those leave the queue by themselves, so that it is asked anew each time.
+fn go_on() {
+    while let Some((_, mut context, outcome)) = LOGINS.with_borrow_mut(|l| l.ready.pop_front()) {
+        // SAFETY: a context leaves the queue before it is freed (RequestContext::drop), and its
+        // request is freed after it.
+        unsafe {
+            let context = context.as_mut();
+            context.ticket = None;
+            context.outcome = Some(outcome);
+            run_phases(context.request.as_ptr());
+        }
+    }
+}
+
+/// Goes on with a request that has been parked (as `ngx_http_limit_req_delay` does).
+///
+/// # Safety
+///
+/// The request is valid, and has been parked.
+unsafe fn run_phases(r: *mut ngx_http_request_t) {
+    // SAFETY: as promised by the caller. The connection outlives the request.
+    unsafe {
+        let connection = (*r).connection;
+        let log_context = (*(*connection).log).data.cast::<ngx_http_log_ctx_t>();
+        if let Some(log_context) = log_context.as_mut() {
+            log_context.current_request = r;
+        }
+        if ngx_handle_read_event((*connection).read, 0) != NGX_OK as ngx_int_t {
+            ngx_http_finalize_request(r, NGX_HTTP_INTERNAL_SERVER_ERROR as ngx_int_t);
+        } else {
+            (*r).read_event_handler = Some(ngx_http_block_reading);
+            (*r).write_event_handler = Some(ngx_http_core_run_phases);
+            ngx_http_core_run_phases(r);
+        }
+        ngx_http_run_posted_requests(connection);
+    }
+}
+
+fn process() -> Pid {
+    // SAFETY: nginx sets its own pid before any module's code runs in a process.
+    unsafe { ngx_pid }
+}
+
+fn is_alive(pid: Pid) -> bool {
+    // SAFETY: signal 0 is not sent. A process of another user (EPERM) lives.
+    pid == process()
+        || unsafe { libc::kill(pid, 0) } == 0
+        || io::Error::last_os_error().raw_os_error() != Some(libc::ESRCH)
+}

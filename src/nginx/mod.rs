@@ -1,0 +1,103 @@
+//! The upper floor: the glue between nginx and [`crate::sso`].
+//!
+//! This file is the module's definition and nothing else.
+
+use std::ffi::{c_char, c_void};
+use std::ptr;
+
+use ngx::core::Status;
+use ngx::ffi::{
+    ngx_conf_t, ngx_cycle_t, ngx_http_module_t, ngx_int_t, ngx_module_t, ngx_uint_t,
+    NGX_HTTP_MODULE,
+};
+use ngx::http::{HttpModule, HttpModuleLocationConf, HttpModuleMainConf, Merge};
+
+#[macro_use]
+mod log;
+
+mod authorization;
+mod context;
+mod directive;
+mod handler;
+mod login_thread;
+mod logins;
+mod value;
+mod variables;
+mod zone;
+
+use directive::{Directive, MainConf};
+
+struct TokenInject;
+
+impl HttpModule for TokenInject {
+    fn module() -> &'static ngx_module_t {
+        // SAFETY: nginx writes to the module's definition only while it loads the module.
+        unsafe { &*ptr::addr_of!(ngx_http_npm_token_inject_module) }
+    }
+
+    unsafe extern "C" fn preconfiguration(cf: *mut ngx_conf_t) -> ngx_int_t {
+        variables::add(cf).into()
+    }
+
+    unsafe extern "C" fn postconfiguration(cf: *mut ngx_conf_t) -> ngx_int_t {
+        // SAFETY: nginx passes a configuration that is valid for the call.
+        match directive::finish(unsafe { &mut *cf }) {
+            Ok(()) => Status::NGX_OK.into(),
+            Err(status) => status.into(),
+        }
+    }
+}
+
+// SAFETY: both types are those that the module's context creates below.
+unsafe impl HttpModuleMainConf for TokenInject {
+    type MainConf = MainConf;
+}
+
+// SAFETY: as above.
+unsafe impl HttpModuleLocationConf for TokenInject {
+    type LocationConf = Directive;
+}
+
+extern "C" fn merge_loc_conf(
+    _cf: *mut ngx_conf_t,
+    outer: *mut c_void,
+    inner: *mut c_void,
+) -> *mut c_char {
+    // SAFETY: both were made by create_loc_conf.
+    let (outer, inner) = unsafe { (&*outer.cast::<Directive>(), &mut *inner.cast::<Directive>()) };
+    // Infallible, as the signature that nginx asks for is not.
+    let _ = inner.merge(outer);
+    ptr::null_mut()
+}
+
+extern "C" fn exit_process(cycle: *mut ngx_cycle_t) {
+    // SAFETY: nginx passes the current cycle.
+    let zone = TokenInject::main_conf(unsafe { &*cycle }).and_then(|conf| conf.zone);
+    logins::stop(zone);
+}
+
+static CONTEXT: ngx_http_module_t = ngx_http_module_t {
+    preconfiguration: Some(TokenInject::preconfiguration),
+    postconfiguration: Some(TokenInject::postconfiguration),
+    create_main_conf: Some(TokenInject::create_main_conf),
+    init_main_conf: None,
+    create_srv_conf: None,
+    merge_srv_conf: None,
+    create_loc_conf: Some(TokenInject::create_loc_conf),
+    merge_loc_conf: Some(merge_loc_conf),
+};
+
+// The tables by which nginx finds the modules in a shared object.
+ngx::ngx_modules!(ngx_http_npm_token_inject_module);
+
+/// The module, under the name that nginx knows it by.
+#[used]
+#[allow(non_upper_case_globals)]
+pub static mut ngx_http_npm_token_inject_module: ngx_module_t = ngx_module_t {
+    ctx: ptr::addr_of!(CONTEXT).cast_mut().cast(),
+    // SAFETY: only the address is taken.
+    commands: unsafe { ptr::addr_of_mut!(directive::COMMANDS[0]) },
+    type_: NGX_HTTP_MODULE as ngx_uint_t,
+    exit_process: Some(exit_process),
+    ..ngx_module_t::default()
+};

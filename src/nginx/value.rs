@@ -1,0 +1,101 @@
+//! Complex values: text with variables, as nginx's directives take it.
+
+use std::ptr::NonNull;
+
+use ngx::core::Pool;
+use ngx::ffi::{
+    ngx_conf_t, ngx_http_compile_complex_value, ngx_http_compile_complex_value_t,
+    ngx_http_complex_value, ngx_http_complex_value_t, ngx_http_get_flushed_variable,
+    ngx_http_get_variable_index, ngx_int_t, ngx_str_t, ngx_uint_t, NGX_ERROR, NGX_OK,
+};
+use ngx::http::Request;
+
+/// A compiled complex value.
+#[derive(Clone, Copy)]
+pub enum Value {
+    /// One variable and nothing else, by its index. The usual case, and the fast one.
+    Variable(ngx_uint_t),
+    /// Any other text. Lives in the configuration's pool.
+    Complex(NonNull<ngx_http_complex_value_t>),
+}
+
+impl Value {
+    /// Compiles a value. `None` when nginx has logged why it cannot.
+    pub fn compile(cf: &mut ngx_conf_t, text: ngx_str_t) -> Option<Self> {
+        if let [name] = &variable_names(text.as_bytes())[..] {
+            if text.len == name.len() + 1 {
+                return Self::variable(cf, name);
+            }
+        }
+        let mut text = text;
+        // SAFETY: cf and its pool are valid; the value compiled is allocated in that pool.
+        unsafe {
+            let value = Pool::from_ngx_pool(cf.pool).calloc_type::<ngx_http_complex_value_t>();
+            let value = NonNull::new(value)?;
+            let mut compile: ngx_http_compile_complex_value_t = std::mem::zeroed();
+            compile.cf = cf;
+            compile.value = &mut text;
+            compile.complex_value = value.as_ptr();
+            let done = ngx_http_compile_complex_value(&mut compile) == NGX_OK as ngx_int_t;
+            done.then_some(Self::Complex(value))
+        }
+    }
+
+    /// The value of one variable.
+    pub fn variable(cf: &mut ngx_conf_t, name: &[u8]) -> Option<Self> {
+        // SAFETY: cf and its pool are valid; nginx copies the name.
+        let index = unsafe {
+            let mut name = ngx_str_t::from_bytes(cf.pool, name)?;
+            ngx_http_get_variable_index(cf, &mut name)
+        };
+        (index != NGX_ERROR as ngx_int_t).then_some(Self::Variable(index as ngx_uint_t))
+    }
+
+    /// The text for this request; empty where a variable is not found. `None` when memory is out.
+    pub fn evaluate<'r>(&self, request: &'r Request) -> Option<&'r [u8]> {
+        let request = request.as_ref() as *const _ as *mut _;
+        // SAFETY: the request is valid; what is returned lives in its pool, and nginx sets data
+        // wherever it sets a length.
+        unsafe {
+            match self {
+                Self::Variable(index) => {
+                    let value = ngx_http_get_flushed_variable(request, *index).as_ref()?;
+                    match value.not_found() {
+                        0 => Some(value.as_bytes()),
+                        _ => Some(&[]),
+                    }
+                }
+                Self::Complex(value) => {
+                    let mut text = ngx_str_t::empty();
+                    if ngx_http_complex_value(request, value.as_ptr(), &mut text)
+                        != NGX_OK as ngx_int_t
+                    {
+                        return None;
+                    }
+                    match text.len {
+                        0 => Some(&[]),
+                        len => Some(std::slice::from_raw_parts(text.data, len)),
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// The variables that a text names, as `ngx_http_script_compile` reads it.
+pub fn variable_names(text: &[u8]) -> Vec<&[u8]> {
+    let is_name = |b: &u8| b.is_ascii_alphanumeric() || *b == b'_';
+    let mut names = Vec::new();
+    let mut rest = text;
+    while let Some(dollar) = rest.iter().position(|&b| b == b'$') {
+        rest = &rest[dollar + 1..];
+        rest = rest.strip_prefix(b"{").unwrap_or(rest);
+        let end = rest.iter().position(|b| !is_name(b)).unwrap_or(rest.len());
+        let (name, after) = rest.split_at(end);
+        if !name.is_empty() {
+            names.push(name);
+        }
+        rest = after;
+    }
+    names
+}

@@ -1,0 +1,93 @@
+//! The variables `$npm_token_status`, `$npm_token_identity` and `$npm_token_authorization`.
+
+use ngx::core::Status;
+use ngx::ffi::{
+    ngx_conf_t, ngx_http_add_variable, ngx_http_request_t, ngx_http_variable_value_t, ngx_int_t,
+    ngx_str_t, NGX_HTTP_VAR_NOCACHEABLE,
+};
+use ngx::http::{HttpModuleLocationConf, Request};
+use ngx::ngx_string;
+
+use super::context::RequestContext;
+use super::directive::Directive;
+use super::TokenInject;
+
+type Get = unsafe extern "C" fn(
+    *mut ngx_http_request_t,
+    *mut ngx_http_variable_value_t,
+    usize,
+) -> ngx_int_t;
+
+/// Adds the variables to the configuration.
+pub fn add(cf: *mut ngx_conf_t) -> Status {
+    let variables: [(ngx_str_t, Get); 3] = [
+        (ngx_string!("npm_token_status"), status),
+        (ngx_string!("npm_token_identity"), identity),
+        (ngx_string!("npm_token_authorization"), authorization),
+    ];
+    for (mut name, get) in variables {
+        // SAFETY: cf is valid, and the name static.
+        let variable =
+            unsafe { ngx_http_add_variable(cf, &mut name, NGX_HTTP_VAR_NOCACHEABLE as _).as_mut() };
+        let Some(variable) = variable else {
+            return Status::NGX_ERROR;
+        };
+        variable.get_handler = Some(get);
+    }
+    Status::NGX_OK
+}
+
+unsafe extern "C" fn status(
+    r: *mut ngx_http_request_t,
+    v: *mut ngx_http_variable_value_t,
+    _: usize,
+) -> ngx_int_t {
+    // SAFETY: nginx passes a valid request.
+    let request = unsafe { Request::from_ngx_http_request(r) };
+    let text = match (RequestContext::of(request), TokenInject::location_conf(request.as_ref())) {
+        (Some(context), _) => context.status.as_str(),
+        (None, Some(Directive::On(_))) => "none",
+        (None, _) => "",
+    };
+    // SAFETY: nginx passes a valid value; the text is static.
+    unsafe { set(v, text.as_bytes()) }
+}
+
+unsafe extern "C" fn identity(
+    r: *mut ngx_http_request_t,
+    v: *mut ngx_http_variable_value_t,
+    _: usize,
+) -> ngx_int_t {
+    // SAFETY: nginx passes a valid request.
+    let context = RequestContext::of(unsafe { Request::from_ngx_http_request(r) });
+    let account = context.and_then(|context| context.account.as_ref());
+    let text = account.map_or("", |account| &account.credentials.identity);
+    // SAFETY: nginx passes a valid value; the context keeps the account as long as the request.
+    unsafe { set(v, text.as_bytes()) }
+}
+
+unsafe extern "C" fn authorization(
+    r: *mut ngx_http_request_t,
+    v: *mut ngx_http_variable_value_t,
+    _: usize,
+) -> ngx_int_t {
+    // SAFETY: nginx passes a valid request.
+    let context = RequestContext::of(unsafe { Request::from_ngx_http_request(r) });
+    let text = context.as_ref().map_or(&[][..], |context| context.authorization.as_bytes());
+    // SAFETY: nginx passes a valid value; the text is in the request's pool.
+    unsafe { set(v, text) }
+}
+
+/// # Safety
+///
+/// The value is valid, and the text lives as long as the request.
+unsafe fn set(v: *mut ngx_http_variable_value_t, text: &[u8]) -> ngx_int_t {
+    // SAFETY: as promised by the caller.
+    let value = unsafe { &mut *v };
+    value.set_valid(1);
+    value.set_no_cacheable(0);
+    value.set_not_found(0);
+    value.set_len(text.len() as u32);
+    value.data = text.as_ptr().cast_mut();
+    Status::NGX_OK.into()
+}

@@ -1,0 +1,482 @@
+//! Accounts: which Authentik user signs in to NPM as whom.
+
+use std::fs::{self, File};
+use std::io::{self, Read};
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::AtomicUsize;
+use std::sync::Arc;
+use std::time::Duration;
+
+use base64::engine::general_purpose::STANDARD;
+use base64::Engine;
+use serde::Deserialize;
+use sha2::{Digest, Sha256};
+use thiserror::Error;
+use ureq::tls::Certificate;
+use zeroize::Zeroizing;
+
+use super::npm::{self, BaseUrl, Credentials, Issuer};
+use super::secret::Secret;
+
+/// The longest `timeout`: nobody waits longer for a page.
+const TIMEOUT_MAX: Duration = Duration::from_secs(60);
+
+/// The largest file that is read, in bytes.
+const FILE_MAX: u64 = 1024 * 1024;
+
+/// What Authentik says of the user whose request this is. An empty value is one that it did not
+/// say.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Visitor<'a> {
+    pub user: &'a [u8],
+    pub email: &'a [u8],
+    /// Separated by `|`, as Authentik sends them.
+    pub groups: &'a [u8],
+}
+
+/// The part of what Authentik says that an account is found by.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Matcher {
+    Anyone,
+    User(String),
+    Email(String),
+    Group(String),
+}
+
+impl Matcher {
+    fn fits(&self, visitor: &Visitor) -> bool {
+        match self {
+            Self::Anyone => true,
+            Self::User(name) => equal_but_for_case(visitor.user, name.as_bytes()),
+            Self::Email(address) => equal_but_for_case(visitor.email, address.as_bytes()),
+            Self::Group(name) => visitor.groups.split(|&b| b == b'|').any(|g| g == name.as_bytes()),
+        }
+    }
+}
+
+/// Only ASCII letters fold: in Unicode, "ſ" and the Kelvin sign fold to "s" and "k", and whoever
+/// may choose a user name could choose one that folds to somebody else's.
+fn equal_but_for_case(a: &[u8], b: &[u8]) -> bool {
+    // Mostly they are equal to the letter, which is found out faster.
+    a == b || a.eq_ignore_ascii_case(b)
+}
+
+/// Names an account among all, in the cache: its NPM, identity and secret. A changed secret makes
+/// another key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct AccountKey(pub [u64; 4]);
+
+impl AccountKey {
+    fn new(url: &str, credentials: &Credentials) -> Self {
+        let mut hash = Sha256::new();
+        for part in [url, &credentials.identity, credentials.secret.expose()] {
+            hash.update((part.len() as u64).to_be_bytes());
+            hash.update(part);
+        }
+        let digest: [u8; 32] = hash.finalize().into();
+        let mut words = digest.chunks_exact(8);
+        Self(std::array::from_fn(|_| {
+            words.next().and_then(|w| w.try_into().ok()).map_or(0, u64::from_ne_bytes)
+        }))
+    }
+}
+
+/// An account at an NPM.
+pub struct Account {
+    pub issuer: Arc<Issuer>,
+    pub credentials: Credentials,
+    pub key: AccountKey,
+    /// Where the cache last had this account.
+    pub hint: AtomicUsize,
+}
+
+impl Account {
+    fn new(issuer: Arc<Issuer>, credentials: Credentials) -> Self {
+        let key = AccountKey::new(issuer.url(), &credentials);
+        Self { issuer, credentials, key, hint: AtomicUsize::new(0) }
+    }
+}
+
+/// The accounts of one directive, in the order in which they are tried.
+pub struct Accounts {
+    issuer: Arc<Issuer>,
+    rules: Vec<(Matcher, Arc<Account>)>,
+}
+
+impl Accounts {
+    /// No accounts but those that Authentik hands over, see [`Self::handed_over`].
+    pub fn none(api: Option<BaseUrl>) -> Self {
+        let issuer = Issuer::new(api.unwrap_or_default(), npm::DEFAULT_TIMEOUT, Vec::new());
+        Self { issuer: Arc::new(issuer), rules: Vec::new() }
+    }
+
+    /// Reads an accounts file, and the files that it names. `api` goes before the file's own.
+    /// Of files that others can read, it says so to `warn`.
+    ///
+    /// # Errors
+    ///
+    /// See [`AccountsError`].
+    pub fn load(
+        path: &Path,
+        api: Option<BaseUrl>,
+        warn: &mut dyn FnMut(String),
+    ) -> Result<Self, AccountsError> {
+        let text = read_secret_file(path, warn)?;
+        let file: AccountsFile = serde_json::from_slice(&text)
+            .map_err(|error| AccountsError::Content(path.to_owned(), error))?;
+
+        let folder = path.parent().unwrap_or(Path::new("/"));
+        let certificates = match &file.ca_file {
+            Some(name) => read_certificates(&folder.join(name))?,
+            None => Vec::new(),
+        };
+        let url = api.or(file.api).unwrap_or_default();
+        let timeout = file.timeout.map_or(npm::DEFAULT_TIMEOUT, |timeout| timeout.0);
+        let issuer = Arc::new(Issuer::new(url, timeout, certificates));
+
+        let mut rules = Vec::with_capacity(file.accounts.len());
+        for entry in file.accounts {
+            let secret = match entry.secret {
+                SecretSource::Inline(secret) => secret,
+                SecretSource::File(name) => read_secret(&folder.join(name), warn)?,
+            };
+            let credentials = Credentials { identity: entry.identity, secret };
+            rules.push((entry.matcher, Arc::new(Account::new(issuer.clone(), credentials))));
+        }
+        Ok(Self { issuer, rules })
+    }
+
+    /// The first account that fits.
+    pub fn find(&self, visitor: &Visitor) -> Option<&Arc<Account>> {
+        self.rules.iter().find(|(matcher, _)| matcher.fits(visitor)).map(|(_, account)| account)
+    }
+
+    /// Whether any account is found by e-mail address.
+    pub fn ask_for_email(&self) -> bool {
+        self.rules.iter().any(|(matcher, _)| matches!(matcher, Matcher::Email(_)))
+    }
+
+    /// Whether any account is found by group.
+    pub fn ask_for_groups(&self) -> bool {
+        self.rules.iter().any(|(matcher, _)| matches!(matcher, Matcher::Group(_)))
+    }
+
+    /// The account that Authentik itself hands over, as `Basic …` (RFC 7617), when it is set to
+    /// send HTTP-Basic authentication. `None` for a value that is not of this form.
+    pub fn handed_over(&self, basic: &[u8]) -> Option<Account> {
+        let (scheme, encoded) = basic.split_at_checked("Basic ".len())?;
+        if !scheme.eq_ignore_ascii_case(b"Basic ") {
+            return None;
+        }
+        let pair = Zeroizing::new(STANDARD.decode(encoded).ok()?);
+        let (identity, secret) = std::str::from_utf8(&pair).ok()?.split_once(':')?;
+        if identity.is_empty() || secret.is_empty() {
+            return None;
+        }
+        let identity = identity.to_owned();
+        let secret = Secret::new(secret.to_owned());
+        Some(Account::new(self.issuer.clone(), Credentials { identity, secret }))
+    }
+}
+
+/// What is wrong with an accounts file.
+#[derive(Debug, Error)]
+pub enum AccountsError {
+    #[error("cannot read \"{}\": {}; create it, or give its path in the directive", .0.display(), .1)]
+    Read(PathBuf, #[source] io::Error),
+    #[error("\"{}\": {}", .0.display(), .1)]
+    Content(PathBuf, #[source] serde_json::Error),
+    #[error("cannot read secret_file \"{}\": {}", .0.display(), .1)]
+    SecretFile(PathBuf, String),
+    #[error("cannot use ca_file \"{}\": {}", .0.display(), .1)]
+    CaFile(PathBuf, String),
+}
+
+impl AccountsError {
+    /// Whether the accounts file itself does not exist.
+    pub fn is_missing_file(&self) -> bool {
+        matches!(self, Self::Read(_, error) if error.kind() == io::ErrorKind::NotFound)
+    }
+}
+
+/// The accounts file as it is written.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct AccountsFile {
+    api: Option<BaseUrl>,
+    ca_file: Option<PathBuf>,
+    timeout: Option<Timeout>,
+    accounts: Vec<Entry>,
+}
+
+/// One of `accounts`.
+#[derive(Deserialize)]
+#[serde(try_from = "RawEntry")]
+struct Entry {
+    matcher: Matcher,
+    identity: String,
+    secret: SecretSource,
+}
+
+enum SecretSource {
+    Inline(Secret),
+    File(PathBuf),
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawEntry {
+    user: Option<String>,
+    email: Option<String>,
+    group: Option<String>,
+    identity: String,
+    secret: Option<Secret>,
+    secret_file: Option<PathBuf>,
+}
+
+impl TryFrom<RawEntry> for Entry {
+    type Error = &'static str;
+
+    fn try_from(raw: RawEntry) -> Result<Self, Self::Error> {
+        let matcher = match (raw.user, raw.email, raw.group) {
+            (Some(user), None, None) if user == "*" => Matcher::Anyone,
+            (Some(user), None, None) => Matcher::User(user),
+            (None, Some(email), None) => Matcher::Email(email),
+            (None, None, Some(group)) => Matcher::Group(group),
+            _ => return Err("an account needs exactly one of \"user\", \"email\" and \"group\""),
+        };
+        match &matcher {
+            // An empty name would fit whoever has none.
+            Matcher::User(name) | Matcher::Email(name) | Matcher::Group(name)
+                if name.is_empty() =>
+            {
+                return Err("\"user\", \"email\" and \"group\" cannot be empty");
+            }
+            Matcher::Group(name) if name.contains('|') => {
+                return Err("\"group\" is one group: \"|\" separates groups");
+            }
+            _ => {}
+        }
+        if raw.identity.is_empty() {
+            return Err("\"identity\" is empty");
+        }
+        let secret = match (raw.secret, raw.secret_file) {
+            (Some(secret), None) => SecretSource::Inline(secret),
+            (None, Some(name)) => SecretSource::File(name),
+            _ => return Err("an account needs exactly one of \"secret\" and \"secret_file\""),
+        };
+        Ok(Self { matcher, identity: raw.identity, secret })
+    }
+}
+
+/// A span of time as nginx writes it: a number with `ms`, `s` or `m`.
+#[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq)]
+#[serde(try_from = "String")]
+struct Timeout(Duration);
+
+impl TryFrom<String> for Timeout {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, String> {
+        let unit = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
+        let (number, unit) = text.split_at(unit);
+        let span = number.parse::<u32>().ok().and_then(|n| match unit {
+            "ms" => Some(Duration::from_millis(n.into())),
+            "s" | "" => Some(Duration::from_secs(n.into())),
+            "m" => Some(Duration::from_secs(u64::from(n) * 60)),
+            _ => None,
+        });
+        match span {
+            Some(span) if !span.is_zero() && span <= TIMEOUT_MAX => Ok(Self(span)),
+            _ => Err(format!("timeout \"{text}\" is not a time from \"1ms\" to \"1m\"")),
+        }
+    }
+}
+
+/// Reads a file that holds secrets.
+fn read_secret_file(
+    path: &Path,
+    warn: &mut dyn FnMut(String),
+) -> Result<Zeroizing<Vec<u8>>, AccountsError> {
+    read_private(path, warn).map_err(|error| AccountsError::Read(path.to_owned(), error))
+}
+
+/// Reads a file that holds one secret, which a line end may follow.
+fn read_secret(path: &Path, warn: &mut dyn FnMut(String)) -> Result<Secret, AccountsError> {
+    let fail = |why: String| AccountsError::SecretFile(path.to_owned(), why);
+    let content = read_private(path, warn).map_err(|error| fail(error.to_string()))?;
+    let text = std::str::from_utf8(&content).map_err(|_| fail("it is not UTF-8".to_owned()))?;
+    match text.trim_end_matches(['\r', '\n']) {
+        "" => Err(fail("it is empty".to_owned())),
+        secret => Ok(Secret::new(secret.to_owned())),
+    }
+}
+
+fn read_private(path: &Path, warn: &mut dyn FnMut(String)) -> io::Result<Zeroizing<Vec<u8>>> {
+    let mut file = File::open(path)?;
+    let metadata = file.metadata()?;
+    if metadata.is_dir() {
+        return Err(io::ErrorKind::IsADirectory.into());
+    }
+    if metadata.permissions().mode() & 0o004 != 0 {
+        warn(format!("others can read \"{0}\": run \"chmod 600 {0}\"", path.display()));
+    }
+    // Room for all of it at once: a buffer that grows leaves copies behind.
+    let size = metadata.len().min(FILE_MAX);
+    let mut content = Zeroizing::new(Vec::with_capacity(size as usize + 1));
+    Read::by_ref(&mut file).take(FILE_MAX).read_to_end(&mut content)?;
+    if content.len() as u64 == FILE_MAX {
+        return Err(io::Error::new(io::ErrorKind::FileTooLarge, "it is larger than 1 MB"));
+    }
+    Ok(content)
+}
+
+fn read_certificates(path: &Path) -> Result<Vec<Certificate<'static>>, AccountsError> {
+    let fail = |why: String| AccountsError::CaFile(path.to_owned(), why);
+    let pem = fs::read(path).map_err(|error| fail(error.to_string()))?;
+    npm::parse_certificates(&pem).map_err(fail)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(text: &str) -> Result<AccountsFile, String> {
+        serde_json::from_str(text).map_err(|error| error.to_string())
+    }
+
+    fn accounts(entries: &str) -> Accounts {
+        let issuer = Arc::new(Issuer::new(BaseUrl::default(), npm::DEFAULT_TIMEOUT, Vec::new()));
+        let file = parse(&format!(r#"{{"accounts": [{entries}]}}"#)).unwrap();
+        let rules = file.accounts.into_iter().map(|entry| {
+            let secret = Secret::new("secret".to_owned());
+            let credentials = Credentials { identity: entry.identity, secret };
+            (entry.matcher, Arc::new(Account::new(issuer.clone(), credentials)))
+        });
+        Accounts { rules: rules.collect(), issuer }
+    }
+
+    fn found(accounts: &Accounts, user: &str, email: &str, groups: &str) -> Option<String> {
+        let visitor =
+            Visitor { user: user.as_bytes(), email: email.as_bytes(), groups: groups.as_bytes() };
+        accounts.find(&visitor).map(|account| account.credentials.identity.clone())
+    }
+
+    #[test]
+    fn the_first_account_that_fits_wins() {
+        let accounts = accounts(
+            r#"{"user": "akadmin", "identity": "first", "secret": "s"},
+               {"group": "npm-admins", "identity": "second", "secret": "s"},
+               {"email": "bob@example.com", "identity": "third", "secret": "s"},
+               {"user": "*", "identity": "last", "secret": "s"}"#,
+        );
+        assert_eq!(found(&accounts, "akadmin", "", "npm-admins").as_deref(), Some("first"));
+        assert_eq!(found(&accounts, "eve", "", "a|npm-admins|b").as_deref(), Some("second"));
+        assert_eq!(found(&accounts, "bob", "bob@example.com", "").as_deref(), Some("third"));
+        assert_eq!(found(&accounts, "eve", "", "").as_deref(), Some("last"));
+        assert!(accounts.ask_for_email() && accounts.ask_for_groups());
+    }
+
+    #[test]
+    fn user_and_email_match_without_regard_to_case_and_group_exactly() {
+        let accounts = accounts(
+            r#"{"user": "AkAdmin", "identity": "user", "secret": "s"},
+               {"email": "Bob@Example.com", "identity": "email", "secret": "s"},
+               {"group": "NPM admins", "identity": "group", "secret": "s"}"#,
+        );
+        assert_eq!(found(&accounts, "aKaDMIN", "", "").as_deref(), Some("user"));
+        assert_eq!(found(&accounts, "x", "bOB@eXAMPLE.COM", "").as_deref(), Some("email"));
+        assert_eq!(found(&accounts, "x", "", "NPM admins").as_deref(), Some("group"));
+        for groups in ["npm admins", "NPM admins2", "NPM", "NPM admins |", "", "|"] {
+            assert_eq!(found(&accounts, "x", "", groups), None, "{groups}");
+        }
+    }
+
+    #[test]
+    fn a_name_that_only_unicode_folds_to_another_is_another_name() {
+        let accounts = accounts(r#"{"user": "akadmins", "identity": "i", "secret": "s"}"#);
+        assert!(found(&accounts, "AKADMINS", "", "").is_some());
+        assert_eq!(found(&accounts, "a\u{212a}admins", "", ""), None);
+        assert_eq!(found(&accounts, "akadmin\u{17f}", "", ""), None);
+    }
+
+    #[test]
+    fn what_is_wrong_is_said_with_line_and_column() {
+        let entry = |fields: &str| format!("{{\n \"accounts\": [\n  {{{fields}}}\n ]\n}}");
+        for (text, message) in [
+            ("{".to_owned(), "EOF while parsing an object at line 1 column 1"),
+            ("{\"accounts\": []}x".to_owned(), "trailing characters at line 1 column 17"),
+            ("{\"acounts\": []}".to_owned(), "unknown field `acounts`"),
+            ("{}".to_owned(), "missing field `accounts`"),
+            ("{\"accounts\": {}}".to_owned(), "invalid type: map, expected a sequence"),
+            ("{\"accounts\": [], \"api\": 81}".to_owned(), "expected a string at line 1 column 26"),
+            ("{\"accounts\": [], \"api\": \"npm:81\"}".to_owned(), "\"npm:81\""),
+            ("{\"accounts\": [], \"timeout\": \"5h\"}".to_owned(), "from \"1ms\" to \"1m\""),
+            ("{\"accounts\": [], \"timeout\": \"0s\"}".to_owned(), "from \"1ms\" to \"1m\""),
+            ("{\"accounts\": [], \"sign_in_as\": {}}".to_owned(), "unknown field `sign_in_as`"),
+            (entry(r#""user": "a", "identity": "i""#), "exactly one of \"secret\""),
+            (
+                entry(r#""user": "a", "identity": "i", "secret": "s", "secret_file": "f""#),
+                "exactly one of \"secret\" and \"secret_file\" at line",
+            ),
+            (entry(r#""user": "a", "secret": "s""#), "missing field `identity` at line"),
+            (entry(r#""identity": "i", "secret": "s""#), "exactly one of \"user\""),
+            (
+                entry(r#""user": "a", "group": "g", "identity": "i", "secret": "s""#),
+                "exactly one of \"user\"",
+            ),
+            (entry(r#""user": "", "identity": "i", "secret": "s""#), "cannot be empty"),
+            (entry(r#""group": "a|b", "identity": "i", "secret": "s""#), "separates groups"),
+            (entry(r#""user": "a", "identity": "", "secret": "s""#), "\"identity\" is empty"),
+            (entry(r#""user": "a", "identity": "i", "secret": """#), "the secret is empty"),
+            (entry(r#""user": "a", "identity": "i", "secret": 12345"#), "must be a string"),
+            (entry(r#""user": "a", "user": "b", "identity": "i""#), "duplicate field `user`"),
+            (
+                entry(r#""user": "a", "identity": "i", "totp_secret": "B""#),
+                "unknown field `totp_secret`",
+            ),
+        ] {
+            let error = parse(&text).err().expect(&text);
+            assert!(error.contains(message), "{text}\n{error}");
+            assert!(error.contains(" at line ") && error.contains(" column "), "{error}");
+            assert!(!error.contains("12345"), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_changed_secret_is_another_account() {
+        let account = |identity: &str, secret: &str| {
+            let pair = STANDARD.encode(format!("{identity}:{secret}"));
+            Accounts::none(None).handed_over(format!("Basic {pair}").as_bytes()).unwrap()
+        };
+        assert_eq!(account("a@b.c", "one").key, account("a@b.c", "one").key);
+        assert_ne!(account("a@b.c", "one").key, account("a@b.c", "two").key);
+        assert_ne!(account("a@b.co", "ne").key, account("a@b.c", "one").key);
+    }
+
+    #[test]
+    fn credentials_that_authentik_hands_over_are_read_as_basic_authentication() {
+        let accounts = Accounts::none(None);
+        let account = accounts.handed_over(b"Basic YUBiLmM6c2U6Y3JldA==").unwrap();
+        assert_eq!(account.credentials.identity, "a@b.c");
+        assert_eq!(account.credentials.secret.expose(), "se:cret");
+        for wrong in ["", "Basic", "Basic ", "Basic !", "Bearer YUBiLmM6c2U6Y3JldA==", "YTpi"] {
+            assert!(accounts.handed_over(wrong.as_bytes()).is_none(), "{wrong}");
+        }
+        // "user:" and ":secret"
+        assert!(accounts.handed_over(b"Basic dXNlcjo=").is_none());
+        assert!(accounts.handed_over(b"Basic OnNlY3JldA==").is_none());
+    }
+
+    #[test]
+    fn times_are_written_as_nginx_writes_them() {
+        let time = |text: &str| Timeout::try_from(text.to_owned()).map(|timeout| timeout.0);
+        assert_eq!(time("250ms"), Ok(Duration::from_millis(250)));
+        assert_eq!(time("5s"), Ok(Duration::from_secs(5)));
+        assert_eq!(time("1m"), Ok(Duration::from_secs(60)));
+        for wrong in ["", "s", "-1s", "1.5s", "61s", "2m", "5 s", "99999999999s"] {
+            assert!(time(wrong).is_err(), "{wrong}");
+        }
+    }
+}

@@ -1,0 +1,366 @@
+//! The cache of tokens that all workers share.
+//!
+//! A fixed table, laid over shared memory: no pointers and no allocation, so that a full table
+//! evicts and never fails, and a worker that is killed half-way leaves nothing that another could
+//! follow into the void. Whoever holds a `&mut Table` holds its lock.
+
+use std::sync::atomic::{compiler_fence, Ordering};
+
+use super::accounts::AccountKey;
+use super::token::{Millis, Token, AUTHORIZATION_MAX};
+
+/// How many accounts the table holds. Beyond, the least recently used one is forgotten.
+pub const SLOTS: usize = 256;
+
+/// A refused secret is not tried again for so long.
+const REFUSED_PAUSE: Millis = 60_000;
+
+/// A login that failed otherwise is tried again after the first pause; each failure doubles it,
+/// up to the last.
+const FIRST_PAUSE: Millis = 1_000;
+const LAST_PAUSE: Millis = 30_000;
+
+/// A process, as the system names it.
+pub type Pid = i32;
+
+/// One account's state. All zeros is a free slot.
+#[repr(C)]
+struct Slot {
+    key: [u64; 4],
+    /// The table's clock at the last use; 0 marks a free slot.
+    used: u64,
+    /// The token in `authorization` may be sent until then; 0 where there is none.
+    use_until: Millis,
+    /// The worker that promised to log in; 0 where none did.
+    claimed_by: Pid,
+    /// How many logins have failed since the last that did not.
+    failures: u32,
+    /// The promise is void after this moment, even if its worker lives.
+    claimed_until: Millis,
+    /// No login before this moment.
+    retry_at: Millis,
+    authorization_len: u32,
+    authorization: [u8; AUTHORIZATION_MAX],
+}
+
+impl Slot {
+    fn authorization(&self) -> &[u8] {
+        // The table may have been left by a killed worker: no length is trusted.
+        self.authorization.get(..self.authorization_len as usize).unwrap_or_default()
+    }
+
+    fn is_claimed(&self, now: Millis, is_alive: impl FnOnce(Pid) -> bool) -> bool {
+        self.claimed_by != 0 && self.claimed_until > now && is_alive(self.claimed_by)
+    }
+
+    fn forget_token(&mut self) {
+        self.use_until = 0;
+        compiler_fence(Ordering::SeqCst);
+        self.authorization.fill(0);
+        self.authorization_len = 0;
+    }
+}
+
+/// The table itself. All zeros is an empty one.
+#[repr(C)]
+pub struct Table {
+    /// Counts uses.
+    clock: u64,
+    /// Slots from here on have never been used.
+    filled: u64,
+    slots: [Slot; SLOTS],
+}
+
+/// Where in the table an account was last seen. Saves the search.
+pub type Hint = usize;
+
+/// A worker's promise to log in.
+#[derive(Clone, Copy, Debug)]
+pub struct Claim {
+    pub by: Pid,
+    /// When the promise is void.
+    pub until: Millis,
+}
+
+/// What a request that needs a token finds.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Access<'a> {
+    /// A token, as the value of an `Authorization` header.
+    Fresh(&'a [u8]),
+    /// None. The caller has just promised to log in.
+    LogIn,
+    /// None yet: another caller has promised to log in.
+    Wait,
+    /// None, and no login is tried before this moment.
+    Pause(Millis),
+}
+
+impl Table {
+    /// Looks for a token. Where there is none, and nobody else is at it, the claim is taken.
+    ///
+    /// `is_alive` tells whether a process runs: the promise of one that was killed is void.
+    pub fn access(
+        &mut self,
+        key: &AccountKey,
+        hint: &mut Hint,
+        now: Millis,
+        claim: Claim,
+        is_alive: impl FnOnce(Pid) -> bool,
+    ) -> Access<'_> {
+        let slot = self.slot(key, hint, now);
+        if slot.use_until > now {
+            return Access::Fresh(slot.authorization());
+        }
+        if slot.retry_at > now {
+            return Access::Pause(slot.retry_at);
+        }
+        if slot.is_claimed(now, is_alive) {
+            return Access::Wait;
+        }
+        slot.claimed_by = claim.by;
+        slot.claimed_until = claim.until;
+        Access::LogIn
+    }
+
+    /// Keeps the token of a login, and ends the promise.
+    pub fn store(&mut self, key: &AccountKey, token: &Token, now: Millis) {
+        let authorization = token.authorization().as_bytes();
+        let slot = self.slot(key, &mut 0, now);
+        slot.forget_token();
+        // A token's length has been checked against AUTHORIZATION_MAX when it was read.
+        if let Some(room) = slot.authorization.get_mut(..authorization.len()) {
+            room.copy_from_slice(authorization);
+            slot.authorization_len = authorization.len() as u32;
+            // Last, so that a worker that is killed here leaves no token rather than half of one.
+            compiler_fence(Ordering::SeqCst);
+            slot.use_until = token.use_until;
+        }
+        slot.failures = 0;
+        slot.retry_at = 0;
+        slot.claimed_by = 0;
+    }
+
+    /// Notes that a login failed, and ends the promise. Answers when the next one may be tried.
+    pub fn fail(&mut self, key: &AccountKey, refused: bool, now: Millis) -> Millis {
+        let slot = self.slot(key, &mut 0, now);
+        let pause = match refused {
+            true => REFUSED_PAUSE,
+            false => (FIRST_PAUSE << slot.failures.min(16)).min(LAST_PAUSE),
+        };
+        slot.failures = slot.failures.saturating_add(1);
+        slot.retry_at = now + pause;
+        slot.claimed_by = 0;
+        slot.retry_at
+    }
+
+    /// Ends all promises of a process that will not keep them.
+    pub fn release(&mut self, pid: Pid) {
+        for slot in self.filled_slots() {
+            if slot.claimed_by == pid {
+                slot.claimed_by = 0;
+            }
+        }
+    }
+
+    fn filled_slots(&mut self) -> &mut [Slot] {
+        let filled = (self.filled as usize).min(SLOTS);
+        &mut self.slots[..filled]
+    }
+
+    /// The account's slot, the least recently used one being made its own if it has none.
+    fn slot(&mut self, key: &AccountKey, hint: &mut Hint, now: Millis) -> &mut Slot {
+        self.clock += 1;
+        let clock = self.clock;
+        let index = match self.filled_slots().get(*hint) {
+            Some(slot) if slot.used != 0 && slot.key == key.0 => *hint,
+            _ => self.find(key).unwrap_or_else(|| self.make_room(key, now)),
+        };
+        *hint = index;
+        let slot = &mut self.slots[index];
+        slot.used = clock;
+        slot
+    }
+
+    fn find(&mut self, key: &AccountKey) -> Option<usize> {
+        self.filled_slots().iter().position(|slot| slot.key == key.0 && slot.used != 0)
+    }
+
+    fn make_room(&mut self, key: &AccountKey, now: Millis) -> usize {
+        let index = match self.filled as usize {
+            filled if filled < SLOTS => {
+                self.filled += 1;
+                filled
+            }
+            // Accounts that are being logged in go last: somebody waits for them.
+            _ => {
+                let slots = self.slots.iter().enumerate();
+                slots
+                    .min_by_key(|(_, slot)| (slot.is_claimed(now, |_| true), slot.used))
+                    .map_or(0, |(index, _)| index)
+            }
+        };
+        let slot = &mut self.slots[index];
+        slot.used = 0;
+        slot.forget_token();
+        slot.claimed_by = 0;
+        slot.claimed_until = 0;
+        slot.failures = 0;
+        slot.retry_at = 0;
+        compiler_fence(Ordering::SeqCst);
+        slot.key = key.0;
+        index
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::alloc::{alloc_zeroed, Layout};
+
+    use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+    use base64::Engine;
+
+    use super::*;
+
+    const NOW: Millis = 1_700_000_000_000;
+
+    fn table() -> Box<Table> {
+        // SAFETY: allocated for a table, which is made of integers, for which all zeros is a value.
+        unsafe { Box::from_raw(alloc_zeroed(Layout::new::<Table>()).cast()) }
+    }
+
+    fn key(n: u64) -> AccountKey {
+        AccountKey([n, 0, 0, 0])
+    }
+
+    fn claim(by: Pid) -> Claim {
+        Claim { by, until: NOW + 6_000 }
+    }
+
+    fn token(life: Millis) -> Token {
+        let seconds = NOW / 1000;
+        let payload = format!(r#"{{"iat":{seconds},"exp":{}}}"#, seconds + life / 1000);
+        let jwt = format!("e30.{}.c2ln", URL_SAFE_NO_PAD.encode(payload));
+        Token::issued(&jwt, NOW).unwrap()
+    }
+
+    fn access(table: &mut Table, n: u64, now: Millis, pid: Pid) -> Access<'_> {
+        table.access(&key(n), &mut 0, now, claim(pid), |_| true)
+    }
+
+    #[test]
+    fn one_worker_logs_in_and_all_others_wait_for_it() {
+        let mut table = table();
+        assert_eq!(access(&mut table, 1, NOW, 10), Access::LogIn);
+        assert_eq!(access(&mut table, 1, NOW, 10), Access::Wait);
+        assert_eq!(access(&mut table, 1, NOW, 11), Access::Wait);
+        assert_eq!(access(&mut table, 2, NOW, 11), Access::LogIn);
+
+        let token = token(86_400_000);
+        table.store(&key(1), &token, NOW);
+        let fresh = Access::Fresh(token.authorization().as_bytes());
+        assert_eq!(access(&mut table, 1, NOW, 11), fresh);
+    }
+
+    #[test]
+    fn an_expired_token_is_never_given() {
+        let mut table = table();
+        let token = token(100_000);
+        table.store(&key(1), &token, NOW);
+        let fresh = Access::Fresh(token.authorization().as_bytes());
+        assert_eq!(access(&mut table, 1, token.use_until - 1, 10), fresh);
+        assert_eq!(access(&mut table, 1, token.use_until, 10), Access::LogIn);
+    }
+
+    #[test]
+    fn the_promise_of_a_killed_worker_is_taken_over_at_once() {
+        let mut table = table();
+        assert_eq!(access(&mut table, 1, NOW, 10), Access::LogIn);
+        let taken = table.access(&key(1), &mut 0, NOW + 1, claim(11), |pid| pid != 10);
+        assert_eq!(taken, Access::LogIn);
+        assert_eq!(access(&mut table, 1, NOW + 1, 12), Access::Wait);
+    }
+
+    #[test]
+    fn a_promise_is_void_when_its_time_is_up() {
+        let mut table = table();
+        assert_eq!(access(&mut table, 1, NOW, 10), Access::LogIn);
+        assert_eq!(access(&mut table, 1, NOW + 5_999, 11), Access::Wait);
+        assert_eq!(access(&mut table, 1, NOW + 6_000, 11), Access::LogIn);
+    }
+
+    #[test]
+    fn a_worker_that_exits_gives_its_promises_back() {
+        let mut table = table();
+        assert_eq!(access(&mut table, 1, NOW, 10), Access::LogIn);
+        assert_eq!(access(&mut table, 2, NOW, 11), Access::LogIn);
+        table.release(10);
+        assert_eq!(access(&mut table, 1, NOW, 12), Access::LogIn);
+        assert_eq!(access(&mut table, 2, NOW, 12), Access::Wait);
+    }
+
+    #[test]
+    fn pauses_grow_from_one_second_to_thirty_and_end_with_a_success() {
+        let mut table = table();
+        let pauses = [1, 2, 4, 8, 16, 30, 30].map(|seconds| seconds * 1000);
+        for pause in pauses {
+            assert_eq!(table.fail(&key(1), false, NOW), NOW + pause);
+        }
+        assert_eq!(access(&mut table, 1, NOW + 29_999, 10), Access::Pause(NOW + 30_000));
+        assert_eq!(access(&mut table, 1, NOW + 30_000, 10), Access::LogIn);
+        table.store(&key(1), &token(10_000), NOW);
+        assert_eq!(table.fail(&key(1), false, NOW), NOW + 1_000);
+    }
+
+    #[test]
+    fn a_refused_secret_is_not_tried_again_for_a_minute() {
+        let mut table = table();
+        assert_eq!(table.fail(&key(1), true, NOW), NOW + 60_000);
+        assert_eq!(access(&mut table, 1, NOW + 59_999, 10), Access::Pause(NOW + 60_000));
+        assert_eq!(access(&mut table, 1, NOW + 60_000, 10), Access::LogIn);
+    }
+
+    #[test]
+    fn a_full_table_forgets_the_least_recently_used_account() {
+        let mut table = table();
+        let token = token(86_400_000);
+        for n in 1..=SLOTS as u64 {
+            table.store(&key(n), &token, NOW);
+        }
+        let fresh = || Access::Fresh(token.authorization().as_bytes());
+        assert_eq!(access(&mut table, 1, NOW, 10), fresh());
+        assert_eq!(access(&mut table, 1_000, NOW, 10), Access::LogIn);
+        assert_eq!(access(&mut table, 1, NOW, 10), fresh());
+        assert_eq!(access(&mut table, 3, NOW, 10), fresh());
+        assert_eq!(access(&mut table, 2, NOW, 10), Access::LogIn);
+    }
+
+    #[test]
+    fn a_table_full_of_promises_still_finds_room() {
+        let mut table = table();
+        for n in 1..=2 * SLOTS as u64 {
+            assert_eq!(access(&mut table, n, NOW, 10), Access::LogIn);
+        }
+    }
+
+    #[test]
+    fn a_hint_that_is_wrong_is_corrected() {
+        let mut table = table();
+        table.store(&key(1), &token(10_000), NOW);
+        for wrong in [1, 5, SLOTS - 1, SLOTS, usize::MAX] {
+            let mut hint = wrong;
+            let found = table.access(&key(1), &mut hint, NOW, claim(10), |_| true);
+            assert!(matches!(found, Access::Fresh(_)));
+            assert_eq!(hint, 0);
+        }
+    }
+
+    #[test]
+    fn a_damaged_table_does_no_more_than_lose_its_tokens() {
+        let mut table = table();
+        table.store(&key(1), &token(10_000), NOW);
+        table.slots[0].authorization_len = u32::MAX;
+        table.filled = u64::MAX;
+        assert_eq!(access(&mut table, 1, NOW, 10), Access::Fresh(b""));
+        assert_eq!(access(&mut table, 9, NOW, 10), Access::LogIn);
+    }
+}

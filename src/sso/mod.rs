@@ -1,0 +1,9 @@
+//! The lower floor: who may sign in to NPM as whom, and the life of a token.
+//!
+//! Plain Rust. Nothing in here knows of nginx.
+
+pub mod accounts;
+pub mod cache;
+pub mod npm;
+pub mod secret;
+pub mod token;

@@ -1,0 +1,262 @@
+//! NPM's API, as far as signing in needs it.
+
+use std::io;
+use std::sync::{Arc, OnceLock};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use serde::{Deserialize, Serialize};
+use thiserror::Error;
+use ureq::http::Uri;
+use ureq::tls::{Certificate, PemItem, RootCerts, TlsConfig};
+use ureq::Agent;
+use zeroize::Zeroizing;
+
+use super::secret::Secret;
+use super::token::{Millis, Token, TokenError};
+
+/// The largest answer that is read, in bytes.
+const RESPONSE_MAX: u64 = 64 * 1024;
+
+/// The default for `timeout`.
+pub const DEFAULT_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// The default for `api`: NPM's own port, from inside its container.
+pub const DEFAULT_API: &str = "http://127.0.0.1:81";
+
+/// The base URL of an NPM, without a slash at its end.
+#[derive(Clone, Debug, Deserialize, PartialEq, Eq)]
+#[serde(try_from = "String")]
+pub struct BaseUrl(String);
+
+impl BaseUrl {
+    /// The URL as text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl Default for BaseUrl {
+    fn default() -> Self {
+        Self(DEFAULT_API.to_owned())
+    }
+}
+
+impl TryFrom<String> for BaseUrl {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, String> {
+        let url: Uri = text.parse().map_err(|error| format!("\"{text}\" is no URL: {error}"))?;
+        if !matches!(url.scheme_str(), Some("http" | "https")) {
+            return Err(format!("\"{text}\" does not begin with http:// or https://"));
+        }
+        if url.authority().is_some_and(|a| a.as_str().contains('@')) || url.query().is_some() {
+            return Err("api is a base URL such as http://127.0.0.1:81, \
+                        without user, password or query"
+                .to_owned());
+        }
+        if text.contains('#') {
+            return Err(format!("\"{text}\" has a fragment"));
+        }
+        Ok(Self(text.trim_end_matches('/').to_owned()))
+    }
+}
+
+/// Identity and secret of an NPM account, as NPM's login page asks for them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Credentials {
+    pub identity: String,
+    pub secret: Secret,
+}
+
+/// Why a login failed, in words that finish the sentence "login failed: NPM …".
+#[derive(Clone, Debug, Error, PartialEq, Eq)]
+pub enum LoginError {
+    #[error("refused identity and secret")]
+    Refused,
+    #[error("asks for a two-factor code for this account")]
+    TwoFactor,
+    #[error("answered with status {0}")]
+    Status(u16),
+    #[error("could not be reached: {0}")]
+    Unreachable(String),
+    #[error("did not answer within {0:?}")]
+    Timeout(Duration),
+    #[error("could not be trusted: {0}")]
+    Tls(String),
+    #[error("sent an answer larger than {RESPONSE_MAX} bytes")]
+    TooLarge,
+    #[error("sent an answer that is not a token")]
+    NotToken,
+    #[error("sent an answer, but {0}")]
+    Token(#[from] TokenError),
+    #[error("could not be asked: {0}")]
+    Local(String),
+}
+
+impl LoginError {
+    /// What the person who reads the log can do about it.
+    pub fn mend(&self) -> &'static str {
+        match self {
+            Self::Refused => "set the identity and secret of an NPM account that can sign in",
+            Self::TwoFactor => "use an NPM account without two-factor authentication",
+            Self::Status(300..=499) => {
+                "check that \"api\" is NPM's own address (its port 81), \
+                 not the one behind Authentik"
+            }
+            Self::Status(_) => "look into NPM's own log",
+            Self::Unreachable(_) | Self::Timeout(_) => "check that NPM runs, and \"api\"",
+            Self::Tls(_) => {
+                "set \"ca_file\" to the certificate authority of NPM, \
+                 and \"api\" to a name that its certificate holds"
+            }
+            Self::TooLarge | Self::NotToken => "check that \"api\" is the address of an NPM",
+            Self::Token(_) => "check the clock and the version of NPM",
+            Self::Local(_) => "look at the limits of this worker process",
+        }
+    }
+
+    /// Whether another try within a minute would only be refused again.
+    pub fn is_refusal(&self) -> bool {
+        matches!(self, Self::Refused | Self::TwoFactor)
+    }
+}
+
+/// An NPM that issues tokens: where it is and how it is reached.
+pub struct Issuer {
+    url: BaseUrl,
+    timeout: Duration,
+    certificates: Vec<Certificate<'static>>,
+    /// Made on the first login, in the worker process that needs it: its connections stay there.
+    agent: OnceLock<Agent>,
+}
+
+impl Issuer {
+    /// An NPM at `url`, each call to which takes no longer than `timeout`.
+    /// Without `certificates`, https trusts the public authorities.
+    pub fn new(url: BaseUrl, timeout: Duration, certificates: Vec<Certificate<'static>>) -> Self {
+        Self { url, timeout, certificates, agent: OnceLock::new() }
+    }
+
+    /// The base URL.
+    pub fn url(&self) -> &str {
+        self.url.as_str()
+    }
+
+    /// The longest time that one call takes, from name resolution to the answer's last byte.
+    pub fn timeout(&self) -> Duration {
+        self.timeout
+    }
+
+    /// Logs in: `POST /api/tokens`. Blocks, up to the timeout.
+    ///
+    /// # Errors
+    ///
+    /// See [`LoginError`]. No error holds any of the answer's text: a server that echoes what it
+    /// is sent would put the secret there.
+    pub fn log_in(&self, credentials: &Credentials) -> Result<Token, LoginError> {
+        #[derive(Serialize)]
+        struct Body<'a> {
+            identity: &'a str,
+            secret: &'a str,
+        }
+        let body = Body { identity: &credentials.identity, secret: credentials.secret.expose() };
+        let body = serde_json::to_vec(&body).map(Zeroizing::new);
+        let body = body.map_err(|error| LoginError::Local(error.to_string()))?;
+
+        let sent_at = unix_millis();
+        let mut response = self
+            .agent()
+            .post(format!("{}/api/tokens", self.url()))
+            .content_type("application/json")
+            .send(&body[..])
+            .map_err(|error| self.explain(error))?;
+        let status = response.status().as_u16();
+        let answer = response.body_mut().with_config().limit(RESPONSE_MAX).read_to_vec();
+        let answer = Zeroizing::new(answer.map_err(|error| self.explain(error))?);
+
+        match status {
+            200 => Token::issued(&issued_token(&answer)?, sent_at).map_err(LoginError::Token),
+            // NPM answers 400 to a wrong password (observed on 2.13 and 2.15).
+            400 => Err(LoginError::Refused),
+            _ => Err(LoginError::Status(status)),
+        }
+    }
+
+    fn agent(&self) -> &Agent {
+        self.agent.get_or_init(|| {
+            let roots = match &self.certificates[..] {
+                [] => RootCerts::WebPki,
+                certificates => RootCerts::Specific(Arc::new(certificates.to_vec())),
+            };
+            Agent::config_builder()
+                .timeout_global(Some(self.timeout))
+                .http_status_as_error(false)
+                .max_redirects(0)
+                .proxy(None)
+                .user_agent(concat!(env!("CARGO_PKG_NAME"), "/", env!("CARGO_PKG_VERSION")))
+                .tls_config(TlsConfig::builder().root_certs(roots).build())
+                .build()
+                .new_agent()
+        })
+    }
+
+    fn explain(&self, error: ureq::Error) -> LoginError {
+        match error {
+            ureq::Error::Timeout(_) => LoginError::Timeout(self.timeout),
+            ureq::Error::Io(error) if error.kind() == io::ErrorKind::TimedOut => {
+                LoginError::Timeout(self.timeout)
+            }
+            // rustls reports a certificate that it does not trust through the socket.
+            ureq::Error::Io(error) if error.kind() == io::ErrorKind::InvalidData => {
+                LoginError::Tls(error.to_string())
+            }
+            ureq::Error::Rustls(error) => LoginError::Tls(error.to_string()),
+            ureq::Error::Tls(error) => LoginError::Tls(error.to_owned()),
+            ureq::Error::BodyExceedsLimit(_) | ureq::Error::LargeResponseHeader(..) => {
+                LoginError::TooLarge
+            }
+            ureq::Error::Protocol(_) | ureq::Error::Http(_) => LoginError::NotToken,
+            other => LoginError::Unreachable(other.to_string()),
+        }
+    }
+}
+
+/// The token in the answer to a login.
+fn issued_token(answer: &[u8]) -> Result<Zeroizing<String>, LoginError> {
+    #[derive(Deserialize)]
+    struct Answer {
+        token: Option<Zeroizing<String>>,
+        #[serde(default)]
+        requires_2fa: bool,
+    }
+    let answer: Answer = serde_json::from_slice(answer).map_err(|_| LoginError::NotToken)?;
+    if answer.requires_2fa {
+        return Err(LoginError::TwoFactor);
+    }
+    answer.token.ok_or(LoginError::NotToken)
+}
+
+/// The certificates in a PEM file's text.
+///
+/// # Errors
+///
+/// When the text has no certificate, or one that cannot be read.
+pub fn parse_certificates(pem: &[u8]) -> Result<Vec<Certificate<'static>>, String> {
+    let mut certificates = Vec::new();
+    for item in ureq::tls::parse_pem(pem) {
+        match item {
+            Ok(PemItem::Certificate(certificate)) => certificates.push(certificate),
+            Ok(_) => {}
+            Err(error) => return Err(error.to_string()),
+        }
+    }
+    if certificates.is_empty() {
+        return Err("it holds no certificate in PEM form".to_owned());
+    }
+    Ok(certificates)
+}
+
+/// The Unix clock.
+pub fn unix_millis() -> Millis {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as Millis)
+}

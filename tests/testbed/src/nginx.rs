@@ -1,0 +1,628 @@
+//! nginx itself, with the module, in a folder of its own.
+
+use std::env;
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Write};
+use std::net::TcpStream;
+use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::process::{CommandExt, ExitStatusExt};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus};
+use std::sync::mpsc::{self, Sender};
+use std::sync::{Arc, Mutex, OnceLock};
+use std::thread;
+use std::time::Duration;
+
+use tempfile::TempDir;
+
+use crate::client::Client;
+use crate::server::lock;
+use crate::tls::Tls;
+use crate::wait::{eventually, free_port, happens};
+
+/// How long nginx may take to start, to reload, to end.
+const TIMEOUT: Duration = Duration::from_secs(20);
+
+/// How many ports are tried: another process may take a free one first.
+const PORTS: usize = 5;
+
+/// What a user copies to load the module, and where the module is for that user.
+const ROOT_TOP: &str = include_str!("../../../nginx-conf/root_top.conf");
+const INSTALLED: &str = "/data/nginx/custom/ngx_http_npm_token_inject_module.so";
+
+/// Never to be found in an error log.
+const CRASHES: [&str; 3] = ["exited on signal", "open socket #", "panicked"];
+
+/// The folder of the repository.
+fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../..")
+}
+
+/// The file that `variable` names, from the folder of the repository on, else `default`.
+fn file_of(variable: &str, default: &str) -> PathBuf {
+    let name = env::var(variable).ok().filter(|name| !name.is_empty());
+    let path = root().join(name.as_deref().unwrap_or(default));
+    path.canonicalize().unwrap_or_else(|error| panic!("{} ({variable}): {error}", path.display()))
+}
+
+/// The nginx binary: `$TEST_NGINX`, else `build/nginx`.
+pub fn binary() -> PathBuf {
+    file_of("TEST_NGINX", "build/nginx")
+}
+
+/// The module: `$TEST_NGINX_MODULE`, else `build/ngx_http_npm_token_inject_module.so`.
+pub fn module() -> PathBuf {
+    file_of("TEST_NGINX_MODULE", "build/ngx_http_npm_token_inject_module.so")
+}
+
+/// What `nginx -V` says.
+fn version() -> &'static str {
+    static VERSION: OnceLock<String> = OnceLock::new();
+    VERSION.get_or_init(|| {
+        let output = Command::new(binary()).arg("-V").output();
+        let output = output.unwrap_or_else(|error| panic!("nginx -V: {error}"));
+        String::from_utf8_lossy(&output.stderr).into_owned()
+    })
+}
+
+/// An nginx to start: one server, whose configuration is put together here.
+#[derive(Clone, Default)]
+pub struct Builder {
+    without_module: bool,
+    single_process: bool,
+    workers: usize,
+    port: Option<u16>,
+    main: String,
+    events: String,
+    http: String,
+    listen: String,
+    server: String,
+    locations: Vec<(String, String)>,
+    directive: Option<String>,
+    files: Vec<(String, Vec<u8>, u32)>,
+    tls: Option<Arc<Tls>>,
+}
+
+impl Builder {
+    /// Leaves the module out, and [`Self::directive`] with it.
+    #[must_use]
+    pub fn without_module(mut self) -> Self {
+        self.without_module = true;
+        self
+    }
+
+    /// How many workers there are; one by default.
+    #[must_use]
+    pub fn workers(mut self, count: usize) -> Self {
+        self.workers = count;
+        self
+    }
+
+    /// `master_process off`.
+    #[must_use]
+    pub fn single_process(mut self) -> Self {
+        self.single_process = true;
+        self
+    }
+
+    /// Listens on this port, not on a free one.
+    #[must_use]
+    pub fn port(mut self, port: u16) -> Self {
+        self.port = Some(port);
+        self
+    }
+
+    /// Adds lines at the top level.
+    #[must_use]
+    pub fn main(mut self, lines: &str) -> Self {
+        push_line(&mut self.main, lines);
+        self
+    }
+
+    /// Adds lines to `events`.
+    #[must_use]
+    pub fn events(mut self, lines: &str) -> Self {
+        push_line(&mut self.events, lines);
+        self
+    }
+
+    /// Adds lines to `http`, before the server.
+    #[must_use]
+    pub fn http(mut self, lines: &str) -> Self {
+        push_line(&mut self.http, lines);
+        self
+    }
+
+    /// Adds lines to `server`, before its locations.
+    #[must_use]
+    pub fn server(mut self, lines: &str) -> Self {
+        push_line(&mut self.server, lines);
+        self
+    }
+
+    /// Adds a location, or lines before what the location of that path has.
+    #[must_use]
+    pub fn location(mut self, path: &str, lines: &str) -> Self {
+        match self.locations.iter_mut().find(|location| location.0 == path) {
+            Some((_, text)) => *text = format!("{lines}\n{text}"),
+            None => self.locations.push((path.to_owned(), lines.to_owned())),
+        }
+        self
+    }
+
+    /// Puts `line` where the configuration says `npm_token_inject on;`.
+    #[must_use]
+    pub fn directive(mut self, line: &str) -> Self {
+        self.directive = Some(line.to_owned());
+        self
+    }
+
+    /// Adds parameters of `listen`, such as `http2`.
+    #[must_use]
+    pub fn listen(mut self, parameters: &str) -> Self {
+        self.listen = format!("{} {parameters}", self.listen);
+        self
+    }
+
+    /// Serves https.
+    #[must_use]
+    pub fn tls(mut self, tls: &Arc<Tls>) -> Self {
+        self.tls = Some(tls.clone());
+        self
+    }
+
+    /// Writes the accounts file, `accounts.json`.
+    #[must_use]
+    pub fn accounts(self, json: &str) -> Self {
+        self.file_with_mode("accounts.json", json, 0o600)
+    }
+
+    /// Writes a file into nginx's folder, which nginx's relative paths start from.
+    #[must_use]
+    pub fn file(self, name: &str, content: impl AsRef<[u8]>) -> Self {
+        self.file_with_mode(name, content, 0o644)
+    }
+
+    /// Writes a file with its permissions.
+    #[must_use]
+    pub fn file_with_mode(mut self, name: &str, content: impl AsRef<[u8]>, mode: u32) -> Self {
+        self.files.retain(|file| file.0 != name);
+        self.files.push((name.to_owned(), content.as_ref().to_owned(), mode));
+        self
+    }
+
+    /// Runs `nginx -t`.
+    ///
+    /// # Panics
+    ///
+    /// When nginx cannot be run.
+    pub fn test(&self) -> ConfigTest {
+        let dir = self.write(self.port.unwrap_or_else(free_port));
+        let output = command(dir.path()).arg("-t").output().expect("nginx");
+        let text = [output.stdout, output.stderr].concat();
+        let output_text = String::from_utf8_lossy(&text).into_owned();
+        ConfigTest { ok: output.status.success(), output: output_text }
+    }
+
+    /// Starts nginx and waits until it accepts connections.
+    ///
+    /// # Panics
+    ///
+    /// When it does not come to that; with its error log.
+    pub fn start(self) -> Nginx {
+        let mut ports = 1..=if self.port.is_some() { 1 } else { PORTS };
+        loop {
+            let port = self.port.unwrap_or_else(free_port);
+            match self.start_on(port) {
+                Ok(nginx) => return nginx,
+                Err(log) if log.contains("Address already in use") && ports.next().is_some() => {}
+                Err(log) => panic!("nginx did not start:\n{log}"),
+            }
+        }
+    }
+
+    fn start_on(&self, port: u16) -> Result<Nginx, String> {
+        let dir = self.write(port);
+        let stderr = File::create(dir.path().join("stderr")).expect("a file in a new folder");
+        let mut command = command(dir.path());
+        command.stderr(stderr);
+        let child = spawn(command).unwrap_or_else(|error| panic!("nginx: {error}"));
+        let mut nginx = Nginx {
+            child,
+            dir,
+            port,
+            tls: self.tls.clone(),
+            workers: if self.single_process { 0 } else { self.worker_count() },
+            status: None,
+            crash_expected: false,
+        };
+        let is_up = happens(TIMEOUT, || nginx.exit_status().is_some() || nginx.is_up());
+        if is_up && nginx.exit_status().is_none() {
+            return Ok(nginx);
+        }
+        nginx.crash_expected = true;
+        Err(nginx.error_log())
+    }
+
+    fn worker_count(&self) -> usize {
+        self.workers.max(1)
+    }
+
+    /// The configuration, with what is needed to run it in a folder of its own.
+    fn configuration(&self, port: u16) -> String {
+        let mut main = String::new();
+        if !self.without_module {
+            push_line(&mut main, &ROOT_TOP.replace(INSTALLED, &module().display().to_string()));
+        }
+        // SAFETY: geteuid(2) always succeeds and touches no memory.
+        if unsafe { libc::geteuid() } == 0 {
+            push_line(&mut main, "user root;");
+        }
+        let master = if self.single_process { "off" } else { "on" };
+        push_line(&mut main, &format!("daemon off;\nmaster_process {master};"));
+        push_line(&mut main, &format!("worker_processes {};", self.worker_count()));
+        push_line(&mut main, "pid nginx.pid;\nerror_log error.log debug;");
+        push_line(&mut main, &self.main);
+
+        let mut http = String::from("access_log access.log;\n");
+        for kind in ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"] {
+            if !version().contains(&format!("--without-http_{kind}_module")) {
+                push_line(&mut http, &format!("{kind}_temp_path {kind}_temp;"));
+            }
+        }
+        push_line(&mut http, &self.http);
+
+        let ssl = if self.tls.is_some() { " ssl" } else { "" };
+        let mut server = format!("listen 127.0.0.1:{port}{ssl}{};\n", self.listen);
+        if self.tls.is_some() {
+            push_line(&mut server, "ssl_certificate tls.crt;\nssl_certificate_key tls.key;");
+        }
+        push_line(&mut server, &self.server);
+        for (path, lines) in &self.locations {
+            push_line(&mut server, &block(&format!("location {path}"), lines));
+        }
+
+        let events = format!("worker_connections 8192;\n{}", self.events);
+        push_line(&mut main, &block("events", &events));
+        push_line(&mut http, &block("server", &server));
+        push_line(&mut main, &block("http", &http));
+        self.directed(&main)
+    }
+
+    /// `text` with [`Self::directive`] in place.
+    fn directed(&self, text: &str) -> String {
+        const LINE: &str = "npm_token_inject on;";
+        match &self.directive {
+            _ if self.without_module => text.replace(LINE, ""),
+            Some(line) => text.replace(LINE, line),
+            None => text.to_owned(),
+        }
+    }
+
+    fn write(&self, port: u16) -> TempDir {
+        let dir = tempfile::Builder::new().prefix("nginx-").tempdir().expect("a folder");
+        let at = |name: &str| dir.path().join(name);
+        write_file(&at("nginx.conf"), self.configuration(port).as_bytes(), 0o644);
+        for (name, content, mode) in &self.files {
+            write_file(&at(name), content, *mode);
+        }
+        if let Some(tls) = &self.tls {
+            write_file(&at("tls.crt"), tls.cert_pem().as_bytes(), 0o644);
+            write_file(&at("tls.key"), tls.key_pem().as_bytes(), 0o600);
+        }
+        dir
+    }
+}
+
+fn push_line(text: &mut String, line: &str) {
+    text.push_str(line.trim_end());
+    text.push('\n');
+}
+
+fn block(name: &str, lines: &str) -> String {
+    let lines: String = lines.lines().map(|line| format!("    {line}\n")).collect();
+    format!("{name} {{\n{lines}}}\n")
+}
+
+/// Writes a file whole: who reads it sees the old content or the new.
+fn write_file(path: &Path, content: &[u8], mode: u32) {
+    let written = (|| {
+        if let Some(folder) = path.parent() {
+            fs::create_dir_all(folder)?;
+        }
+        let new = path.with_extension("new");
+        let mut file =
+            OpenOptions::new().write(true).create(true).truncate(true).mode(mode).open(&new)?;
+        file.write_all(content)?;
+        fs::rename(&new, path)
+    })();
+    written.unwrap_or_else(|error: io::Error| panic!("{}: {error}", path.display()));
+}
+
+fn command(dir: &Path) -> Command {
+    let mut command = Command::new(binary());
+    command.current_dir(dir).arg("-p").arg(dir).args(["-c", "nginx.conf", "-e", "error.log"]);
+    command
+}
+
+/// Starts a program that ends with this process, however this process ends.
+fn spawn(mut command: Command) -> io::Result<Child> {
+    type Order = (Command, Sender<io::Result<Child>>);
+    static SPAWNER: OnceLock<Mutex<Sender<Order>>> = OnceLock::new();
+
+    command.process_group(0);
+    let ends_with_parent = || {
+        // SAFETY: prctl(2) with these arguments touches no memory.
+        match unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGTERM) } {
+            0 => Ok(()),
+            _ => Err(io::Error::last_os_error()),
+        }
+    };
+    // SAFETY: the closure makes one system call and allocates nothing.
+    unsafe { command.pre_exec(ends_with_parent) };
+
+    // The signal comes when the thread that started the program ends: so one thread starts them
+    // all, and lives as long as the process.
+    let spawner = SPAWNER.get_or_init(|| {
+        let (sender, orders) = mpsc::channel::<Order>();
+        thread::spawn(move || {
+            for (mut command, started) in orders {
+                // Who ordered it may be gone.
+                let _ = started.send(command.spawn());
+            }
+        });
+        Mutex::new(sender)
+    });
+    let (sender, started) = mpsc::channel();
+    lock(spawner).send((command, sender)).map_err(io::Error::other)?;
+    started.recv().map_err(io::Error::other)?
+}
+
+/// What `nginx -t` says.
+#[derive(Debug)]
+pub struct ConfigTest {
+    pub ok: bool,
+    pub output: String,
+}
+
+/// A running nginx. It is stopped when dropped.
+///
+/// # Panics
+///
+/// When dropped, if nginx or a worker of it had crashed; see [`Self::expect_crash`].
+pub struct Nginx {
+    child: Child,
+    dir: TempDir,
+    port: u16,
+    tls: Option<Arc<Tls>>,
+    workers: usize,
+    status: Option<ExitStatus>,
+    crash_expected: bool,
+}
+
+impl Nginx {
+    /// An nginx to start.
+    pub fn builder() -> Builder {
+        Builder::default()
+    }
+
+    /// `http://127.0.0.1:PORT`, or `https://localhost:PORT`.
+    pub fn url(&self) -> String {
+        match self.tls {
+            None => format!("http://127.0.0.1:{}", self.port),
+            Some(_) => format!("https://localhost:{}", self.port),
+        }
+    }
+
+    /// The port of 127.0.0.1 that it listens on.
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
+    /// The folder that nginx's relative paths start from.
+    pub fn dir(&self) -> &Path {
+        self.dir.path()
+    }
+
+    /// A client of this nginx, with a connection of its own.
+    pub fn client(&self) -> Client {
+        match &self.tls {
+            None => Client::new(&self.url()),
+            Some(tls) => Client::with_tls(&self.url(), tls),
+        }
+    }
+
+    fn is_up(&self) -> bool {
+        // The pid is written once the sockets are bound.
+        self.dir().join("nginx.pid").exists()
+            && self.worker_pids().len() >= self.workers
+            && TcpStream::connect(("127.0.0.1", self.port)).is_ok()
+    }
+
+    /// The process started: the master, or the only one.
+    pub fn master_pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// The workers that accept connections, not those that are shutting down.
+    pub fn worker_pids(&self) -> Vec<u32> {
+        worker_pids_of(self.master_pid())
+    }
+
+    /// Has nginx read its configuration again, and waits until new workers have taken over.
+    ///
+    /// # Panics
+    ///
+    /// When they do not; with the error log.
+    pub fn reload(&self) {
+        let old = self.worker_pids();
+        let logged = self.error_log().len();
+        let log = || self.error_log().get(logged..).unwrap_or_default().to_owned();
+        self.signal(libc::SIGHUP);
+        let mut refused = false;
+        let taken_over = happens(TIMEOUT, || {
+            let workers = self.worker_pids();
+            refused = log().contains("[emerg]");
+            refused || workers.len() >= self.workers && !workers.iter().any(|pid| old.contains(pid))
+        });
+        assert!(taken_over && !refused, "nginx did not reload:\n{}", log());
+    }
+
+    /// The error log so far, with what nginx said before it had one. At debug level, where nginx
+    /// was built with it.
+    pub fn error_log(&self) -> String {
+        ["stderr", "error.log"].map(|name| self.read(name)).concat()
+    }
+
+    /// The lines of the error log that contain `text`.
+    pub fn log_lines(&self, text: &str) -> Vec<String> {
+        lines_with(&self.error_log(), text)
+    }
+
+    /// Waits for a line of the error log that contains `text`, and returns the first.
+    ///
+    /// # Panics
+    ///
+    /// When there is none within `timeout`.
+    pub fn wait_for_log(&self, text: &str, timeout: Duration) -> String {
+        let mut found = None;
+        eventually(timeout, &format!("{text:?} in the error log"), || {
+            found = self.log_lines(text).into_iter().next();
+            found.is_some()
+        });
+        found.unwrap_or_default()
+    }
+
+    /// The last lines of the error log that are not at debug level.
+    pub fn error_log_excerpt(&self) -> String {
+        let log = self.error_log();
+        let lines: Vec<&str> = log.lines().filter(|line| !line.contains("[debug]")).collect();
+        lines[lines.len().saturating_sub(40)..].join("\n")
+    }
+
+    /// The access log so far. A line is written after its reply.
+    pub fn access_log(&self) -> String {
+        self.read("access.log")
+    }
+
+    fn read(&self, name: &str) -> String {
+        let bytes = fs::read(self.dir().join(name)).unwrap_or_default();
+        String::from_utf8_lossy(&bytes).into_owned()
+    }
+
+    /// Writes the accounts file anew. nginx reads it at the next reload.
+    pub fn write_accounts(&self, json: &str) {
+        write_file(&self.dir().join("accounts.json"), json.as_bytes(), 0o600);
+    }
+
+    /// Writes a file in nginx's folder anew.
+    pub fn write_file(&self, name: &str, content: impl AsRef<[u8]>) {
+        write_file(&self.dir().join(name), content.as_ref(), 0o644);
+    }
+
+    /// Sends a signal to the master: `libc::SIGHUP`, …
+    pub fn signal(&self, signal: i32) {
+        kill(self.master_pid(), signal);
+    }
+
+    /// Has nginx end gracefully, and waits for it.
+    pub fn quit(&mut self) -> ExitStatus {
+        self.end(libc::SIGQUIT)
+    }
+
+    /// Has nginx end fast, and waits for it.
+    pub fn terminate(&mut self) -> ExitStatus {
+        self.end(libc::SIGTERM)
+    }
+
+    fn end(&mut self, signal: i32) -> ExitStatus {
+        self.signal(signal);
+        happens(TIMEOUT, || self.exit_status().is_some());
+        self.exit_status().unwrap_or_else(|| {
+            panic!(
+                "nginx still runs {TIMEOUT:?} after signal {signal}:\n{}",
+                self.error_log_excerpt()
+            )
+        })
+    }
+
+    /// How nginx ended; `None` while it runs.
+    pub fn exit_status(&mut self) -> Option<ExitStatus> {
+        if self.status.is_none() {
+            self.status = self.child.try_wait().unwrap_or_default();
+        }
+        self.status
+    }
+
+    /// A crash, or a killed worker, is what this test wants.
+    pub fn expect_crash(&mut self) {
+        self.crash_expected = true;
+    }
+
+    fn crash(&self) -> Option<String> {
+        if let Some(signal) = self.status.and_then(|status| status.signal()) {
+            return Some(format!("nginx ended by signal {signal}"));
+        }
+        let log = self.error_log();
+        CRASHES.iter().find_map(|crash| lines_with(&log, crash).into_iter().next())
+    }
+}
+
+/// The lines of a log that contain `text`. A log at debug level is long, and most often there is
+/// none.
+fn lines_with(log: &str, text: &str) -> Vec<String> {
+    if !log.contains(text) {
+        return Vec::new();
+    }
+    log.lines().filter(|line| line.contains(text)).map(str::to_owned).collect()
+}
+
+impl Drop for Nginx {
+    fn drop(&mut self) {
+        if self.exit_status().is_none() {
+            self.signal(libc::SIGTERM);
+            happens(TIMEOUT, || self.exit_status().is_some());
+        }
+        let ended = self.exit_status();
+        // What is left of the group: workers of a killed master, a binary that took over.
+        // SAFETY: kill(2) touches no memory; the group is our child's own.
+        unsafe { libc::kill(-(self.master_pid() as libc::pid_t), libc::SIGKILL) };
+        let _ = self.child.wait();
+
+        if thread::panicking() {
+            eprintln!("nginx said:\n{}", self.error_log_excerpt());
+        } else if !self.crash_expected {
+            assert!(ended.is_some(), "nginx did not end:\n{}", self.error_log_excerpt());
+            if let Some(crash) = self.crash() {
+                panic!("{crash}\nnginx said:\n{}", self.error_log_excerpt());
+            }
+        }
+    }
+}
+
+/// Sends a signal to a process of nginx's.
+pub fn kill(pid: u32, signal: i32) {
+    // SAFETY: kill(2) touches no memory.
+    unsafe { libc::kill(pid as libc::pid_t, signal) };
+}
+
+/// The workers of a master that accept connections.
+pub fn worker_pids_of(master: u32) -> Vec<u32> {
+    let Ok(processes) = fs::read_dir("/proc") else { return Vec::new() };
+    let pids = processes.flatten().filter_map(|entry| entry.file_name().to_str()?.parse().ok());
+    let mut pids: Vec<u32> = pids.filter(|&pid| is_worker_of(pid, master)).collect();
+    pids.sort_unstable();
+    pids
+}
+
+fn is_worker_of(pid: u32, master: u32) -> bool {
+    let read = |name: &str| fs::read_to_string(format!("/proc/{pid}/{name}")).unwrap_or_default();
+    let stat = read("stat");
+    // After "PID (NAME)" come the state and the parent.
+    let parent = stat.rsplit_once(')').and_then(|(_, rest)| rest.split_whitespace().nth(1));
+    if parent != Some(&master.to_string()) {
+        return false;
+    }
+    let title = read("cmdline");
+    title.contains("worker process") && !title.contains("shutting down")
+}

@@ -1,0 +1,312 @@
+//! A small Nginx Proxy Manager, as seen on port 81: its API and a page for its web UI.
+//!
+//! It answers as 2.15.1 does, with its odd status codes and its time for a login.
+
+mod api;
+mod fault;
+mod page;
+mod token;
+mod totp;
+mod user;
+
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+pub use fault::Fault;
+pub use totp::totp;
+
+use crate::server::{lock, Request, Server};
+use crate::tls::Tls;
+use crate::{clock, headers::Headers};
+use token::{Lifetime, Tokens};
+use user::{User, Users};
+
+/// How long bcrypt takes in NPM.
+const LOGIN_TIME: Duration = Duration::from_millis(420);
+
+/// How long a token of NPM's lives.
+const TOKEN_LIFETIME: Duration = Duration::from_secs(24 * 60 * 60);
+
+/// The base32 secret of the default user with 2FA, `totp@example.com`.
+pub const TOTP_SECRET: &str = "JBSWY3DPEHPK3PXPJBSWY3DPEHPK3PXP";
+
+/// A running NPM.
+///
+/// Unless told otherwise its users are, from id 1 on, the administrators `admin@example.com` (secret
+/// `admin-secret`) and `bob@example.com` (`bob-secret`), `guest@example.com` (`guest-secret`)
+/// without a role, and `totp@example.com` (`totp-secret`) with 2FA by [`TOTP_SECRET`].
+pub struct Npm {
+    server: Server,
+    state: Arc<Mutex<State>>,
+}
+
+/// What NPM knows.
+struct State {
+    users: Users,
+    tokens: Tokens,
+    requests: Vec<Request>,
+    logins: usize,
+    fault: Option<Fault>,
+    login_time: Duration,
+    token_lifetime: Duration,
+    /// How far the clock is off, in milliseconds.
+    clock_offset: i64,
+}
+
+impl State {
+    /// The time by NPM's clock, in milliseconds since 1970.
+    fn now(&self) -> i64 {
+        clock::unix_millis() + self.clock_offset
+    }
+
+    /// A token as a login gives it, with the date of its end.
+    fn issue(&mut self, user: u64, scope: &str, lifetime: &Lifetime) -> (String, String) {
+        let now = self.now();
+        (self.tokens.issue(user, scope, lifetime, now), clock::iso8601(lifetime.end(now)))
+    }
+
+    fn day(&self) -> Lifetime {
+        Lifetime { name: "1d".into(), duration: self.token_lifetime }
+    }
+}
+
+impl Npm {
+    /// Starts an NPM with the default users.
+    pub fn start() -> Self {
+        Self::builder().start()
+    }
+
+    /// An NPM to start.
+    pub fn builder() -> Builder {
+        Builder {
+            port: None,
+            tls: None,
+            users: Users::default(),
+            login_time: LOGIN_TIME,
+            token_lifetime: TOKEN_LIFETIME,
+        }
+    }
+
+    /// `http://127.0.0.1:PORT`, or `https://localhost:PORT`.
+    pub fn url(&self) -> String {
+        self.server.url()
+    }
+
+    /// The port of 127.0.0.1 that it listens on.
+    pub fn port(&self) -> u16 {
+        self.server.port()
+    }
+
+    /// How many times `POST /api/tokens` was received.
+    pub fn logins(&self) -> usize {
+        lock(&self.state).logins
+    }
+
+    /// Every request received, in order, those that were answered by a [`Fault`] too.
+    pub fn requests(&self) -> Vec<Request> {
+        lock(&self.state).requests.clone()
+    }
+
+    /// The requests for `path`.
+    pub fn requests_to(&self, path: &str) -> Vec<Request> {
+        let state = lock(&self.state);
+        state.requests.iter().filter(|request| request.path == path).cloned().collect()
+    }
+
+    /// Empties [`Self::requests`], not [`Self::logins`].
+    pub fn forget_requests(&self) {
+        lock(&self.state).requests.clear();
+    }
+
+    /// Answers `POST /api/tokens` with a fault, until [`Self::clear_fault`].
+    pub fn fault(&self, fault: Fault) {
+        lock(&self.state).fault = Some(fault);
+    }
+
+    /// Ends a fault.
+    pub fn clear_fault(&self) {
+        lock(&self.state).fault = None;
+    }
+
+    /// Closes the port and every connection.
+    pub fn stop(&self) {
+        self.server.stop();
+    }
+
+    /// Listens on the same port again, after [`Self::stop`].
+    pub fn start_again(&self) {
+        self.server.start_again();
+    }
+
+    /// Makes every issued token invalid, as new keys in `/data/keys.json` do.
+    pub fn replace_keys(&self) {
+        lock(&self.state).tokens = Tokens::default();
+    }
+
+    /// The secret of a user, as given to NPM.
+    pub fn secret(&self, identity: &str) -> String {
+        self.with_user(identity, |user| user.secret.clone())
+    }
+
+    /// Changes a user's secret. Tokens stay valid.
+    pub fn set_secret(&self, identity: &str, secret: &str) {
+        self.with_user(identity, |user| secret.clone_into(&mut user.secret));
+    }
+
+    /// Disables a user.
+    pub fn disable(&self, identity: &str) {
+        self.with_user(identity, |user| user.is_disabled = true);
+    }
+
+    /// Deletes a user.
+    pub fn delete(&self, identity: &str) {
+        self.with_user(identity, |user| user.is_deleted = true);
+    }
+
+    /// Sets how long a login takes, for logins to come.
+    pub fn set_login_time(&self, time: Duration) {
+        lock(&self.state).login_time = time;
+    }
+
+    /// Sets how long a token lives, for tokens to come.
+    pub fn set_token_lifetime(&self, lifetime: Duration) {
+        lock(&self.state).token_lifetime = lifetime;
+    }
+
+    /// Sets how many seconds NPM's clock is ahead (or, if negative, behind).
+    pub fn clock_offset(&self, seconds: i64) {
+        lock(&self.state).clock_offset = seconds * 1000;
+    }
+
+    /// A token of a user's, valid for `lifetime` (in whole seconds) from now on.
+    pub fn issue_token(&self, identity: &str, lifetime: Duration) -> String {
+        self.mint(identity, Some(Lifetime { name: "1d".into(), duration: lifetime }), 0)
+    }
+
+    /// A token of a user's that expired a minute ago.
+    pub fn issue_expired_token(&self, identity: &str) -> String {
+        let hour = Lifetime { name: "1h".into(), duration: Duration::from_secs(3600) };
+        self.mint(identity, Some(hour), -3_660_000)
+    }
+
+    /// A token of a user's that never expires. NPM makes none, but takes them.
+    pub fn issue_token_without_expiry(&self, identity: &str) -> String {
+        self.mint(identity, None, 0)
+    }
+
+    fn mint(&self, identity: &str, lifetime: Option<Lifetime>, age: i64) -> String {
+        let id = self.with_user(identity, |user| user.id);
+        let mut state = lock(&self.state);
+        let issued = state.now() + age;
+        match lifetime {
+            Some(lifetime) => state.tokens.issue(id, "user", &lifetime, issued),
+            None => state.tokens.issue_endless(id, "user", issued),
+        }
+    }
+
+    fn with_user<T>(&self, identity: &str, change: impl FnOnce(&mut User) -> T) -> T {
+        let mut state = lock(&self.state);
+        let user = state.users.of_identity(identity);
+        change(user.unwrap_or_else(|| panic!("NPM has no user {identity}")))
+    }
+}
+
+/// An NPM to start.
+pub struct Builder {
+    port: Option<u16>,
+    tls: Option<Arc<Tls>>,
+    users: Users,
+    login_time: Duration,
+    token_lifetime: Duration,
+}
+
+impl Builder {
+    /// Listens on this port, not on a free one.
+    #[must_use]
+    pub fn port(mut self, port: u16) -> Self {
+        self.port = Some(port);
+        self
+    }
+
+    /// Serves https.
+    #[must_use]
+    pub fn tls(mut self, tls: &Arc<Tls>) -> Self {
+        self.tls = Some(tls.clone());
+        self
+    }
+
+    /// How long the password of a login is looked at, 420 ms by default.
+    #[must_use]
+    pub fn login_time(mut self, time: Duration) -> Self {
+        self.login_time = time;
+        self
+    }
+
+    /// How long a token lives, in whole seconds; a day by default.
+    #[must_use]
+    pub fn token_lifetime(mut self, lifetime: Duration) -> Self {
+        self.token_lifetime = lifetime;
+        self
+    }
+
+    /// Adds a user without a role. Users added go instead of the default ones.
+    #[must_use]
+    pub fn user(mut self, identity: &str, secret: &str) -> Self {
+        self.users.add(identity, secret, false);
+        self
+    }
+
+    /// Adds an administrator.
+    #[must_use]
+    pub fn administrator(mut self, identity: &str, secret: &str) -> Self {
+        self.users.add(identity, secret, true);
+        self
+    }
+
+    /// Adds an administrator with 2FA, by a base32 secret.
+    #[must_use]
+    pub fn two_factor(mut self, identity: &str, secret: &str, base32: &str) -> Self {
+        self.users.add(identity, secret, true).totp_secret = Some(base32.to_owned());
+        self
+    }
+
+    /// Starts it.
+    ///
+    /// # Panics
+    ///
+    /// When its port is taken.
+    pub fn start(self) -> Npm {
+        if self.users.is_empty() {
+            return self
+                .administrator("admin@example.com", "admin-secret")
+                .administrator("bob@example.com", "bob-secret")
+                .user("guest@example.com", "guest-secret")
+                .two_factor("totp@example.com", "totp-secret", TOTP_SECRET)
+                .start();
+        }
+        let state = Arc::new(Mutex::new(State {
+            users: self.users,
+            tokens: Tokens::default(),
+            requests: Vec::new(),
+            logins: 0,
+            fault: None,
+            login_time: self.login_time,
+            token_lifetime: self.token_lifetime,
+            clock_offset: 0,
+        }));
+        let shared = state.clone();
+        let server = Server::start(self.port, self.tls.as_deref(), move |request, stop| {
+            lock(&shared).requests.push(request.clone());
+            api::answer(&shared, request, stop)
+        });
+        Npm { server, state }
+    }
+}
+
+/// What NPM's nginx puts before the headers of an answer.
+fn front_headers(state: &Mutex<State>) -> Headers {
+    let mut headers = Headers::default();
+    headers.push("Server", "openresty");
+    headers.push("Date", clock::http(lock(state).now()));
+    headers
+}

@@ -1,0 +1,365 @@
+//! The small NPM answers as the real one does.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use base64::Engine;
+use serde_json::{json, Value};
+use testbed::npm::{totp, TOTP_SECRET};
+use testbed::{Client, Fault, Npm, Reply, Tls};
+
+const DAY: Duration = Duration::from_secs(86_400);
+
+fn quick() -> Npm {
+    Npm::builder().login_time(Duration::ZERO).start()
+}
+
+fn log_in(client: &Client, identity: &str, secret: &str) -> Reply {
+    let body = json!({"identity": identity, "secret": secret});
+    client.request("POST", "/api/tokens").json(&body).send()
+}
+
+fn admin(client: &Client) -> String {
+    let reply = log_in(client, "admin@example.com", "admin-secret");
+    reply.json()["token"].as_str().expect("a token").to_owned()
+}
+
+fn me(client: &Client, token: &str) -> Reply {
+    client.request("GET", "/api/users/me").bearer(token).send()
+}
+
+fn message(reply: &Reply) -> String {
+    reply.json()["error"]["message"].as_str().expect("a message").to_owned()
+}
+
+fn payload(token: &str) -> Value {
+    let part = token.split('.').nth(1).expect("three parts");
+    serde_json::from_slice(&URL_SAFE_NO_PAD.decode(part).expect("base64")).expect("JSON")
+}
+
+#[test]
+fn a_login_takes_its_time_and_gives_a_day() {
+    let npm = Npm::start();
+    let client = Client::new(&npm.url());
+    let started = Instant::now();
+    let reply = log_in(&client, " ADMIN@example.com", "admin-secret");
+    assert!(started.elapsed() >= Duration::from_millis(420));
+    assert_eq!(reply.status, 200);
+
+    let token = reply.json()["token"].as_str().unwrap().to_owned();
+    assert_eq!(token.split('.').nth(2).unwrap().len(), 342);
+    let payload = payload(&token);
+    assert_eq!(payload["attrs"]["id"], 1);
+    assert_eq!(payload["exp"].as_i64().unwrap() - payload["iat"].as_i64().unwrap(), 86_400);
+    assert!(reply.json()["expires"].as_str().unwrap().ends_with('Z'));
+    assert_eq!(me(&client, &token).json()["email"], "admin@example.com");
+    assert_eq!(npm.logins(), 1);
+}
+
+#[test]
+fn a_refused_login_says_what_is_wrong() {
+    let npm = quick();
+    let client = Client::new(&npm.url());
+    let wrong = log_in(&client, "admin@example.com", "wrong");
+    assert_eq!(wrong.status, 400);
+    assert_eq!(
+        wrong.text(),
+        r#"{"error":{"code":400,"message":"Invalid email or password","message_i18n":"error.invalid-auth"}}"#
+    );
+    let unknown = log_in(&client, "nobody@example.com", "wrong");
+    assert_eq!(unknown.text(), r#"{"error":{"code":400,"message":"Invalid email or password"}}"#);
+
+    let post = || client.request("POST", "/api/tokens");
+    let missing = "data must have required property";
+    for (request, status, expected) in [
+        (post(), 400, "Payload is undefined".to_owned()),
+        (post().json(&json!({})), 400, format!("{missing} 'identity', {missing} 'secret'")),
+        (
+            post().json(&json!({"identity": "a", "secret": "b", "x": 1})),
+            400,
+            "data must NOT have additional properties".to_owned(),
+        ),
+        (
+            post().json(&json!({"identity": "", "secret": "b"})),
+            400,
+            "data/identity must NOT have fewer than 1 characters".to_owned(),
+        ),
+        (
+            post().json(&json!({"identity": "a", "secret": "b", "scope": "admin"})),
+            400,
+            "data/scope must be equal to one of the allowed values".to_owned(),
+        ),
+        (
+            post().header("Content-Type", "application/json").body("{"),
+            400,
+            "Internal Error".to_owned(),
+        ),
+        (
+            post().header("Content-Type", "application/json").body(" ".repeat(102_401)),
+            413,
+            "Internal Error".to_owned(),
+        ),
+    ] {
+        let reply = request.send();
+        assert_eq!((reply.status, message(&reply)), (status, expected));
+    }
+}
+
+#[test]
+fn a_bad_token_is_never_401() {
+    let npm = quick();
+    let client = Client::new(&npm.url());
+    let good = npm.issue_token("admin@example.com", DAY);
+    let expired = npm.issue_expired_token("admin@example.com");
+    let guest = npm.issue_token("guest@example.com", DAY);
+    let endless = npm.issue_token_without_expiry("admin@example.com");
+    assert!(payload(&endless).get("exp").is_none());
+
+    for (path, authorization, status, expected) in [
+        ("/api/users/me", String::new(), 500, "Internal Error"),
+        ("/api/users/me", "Bearer null".into(), 400, "Empty token"),
+        ("/api/users/me", "Bearer garbage".into(), 500, "Internal Error"),
+        ("/api/users/me", format!("bearer {good}"), 500, "Internal Error"),
+        ("/api/users/me", format!("Bearer {expired}"), 400, "Token has expired"),
+        ("/api/users/me/", format!("Bearer {good}"), 404, "Not Found - /users/me/"),
+        ("/api/users", String::new(), 404, "Not Found - /users"),
+        ("/api/users", format!("Bearer {guest}"), 404, "Not Found - /users"),
+        ("/api/users", "Bearer garbage".into(), 500, "Internal Error"),
+        ("/api/users/1", format!("Bearer {guest}"), 404, "Not Found - /users/1"),
+        ("/api/tokens", String::new(), 500, "Internal Error"),
+        ("/api/tokens", format!("Bearer {expired}"), 400, "Token has expired"),
+        ("/api/nosuch", format!("Bearer {good}"), 404, "Not Found - /nosuch"),
+        ("/api/nginx/proxy-hosts", String::new(), 404, "Not Found - /nginx/proxy-hosts"),
+    ] {
+        let mut request = client.request("GET", path);
+        if !authorization.is_empty() {
+            request = request.header("Authorization", &authorization);
+        }
+        let reply = request.send();
+        assert_eq!((reply.status, &*message(&reply)), (status, expected), "{path} {authorization}");
+    }
+    assert_eq!(me(&client, &good).status, 200);
+    assert_eq!(me(&client, &endless).status, 200);
+    assert_eq!(me(&client, &format!("{good} word")).status, 200);
+
+    let twice = client.request("GET", "/api/users/me").bearer(&good).bearer(&good).send();
+    assert_eq!((twice.status, twice.header("Content-Type")), (400, Some("text/html")));
+}
+
+#[test]
+fn a_token_is_renewed_without_a_password() {
+    let npm = quick();
+    let client = Client::new(&npm.url());
+    let token = npm.issue_token("guest@example.com", DAY);
+    npm.disable("guest@example.com");
+    let renew = |target: &str| client.request("GET", target).bearer(&token).send();
+    assert_eq!(renew("/api/tokens").status, 200);
+    let five_minutes = renew("/api/tokens?expiry=5m").json()["token"].as_str().unwrap().to_owned();
+    let payload = payload(&five_minutes);
+    assert_eq!(payload["exp"].as_i64().unwrap() - payload["iat"].as_i64().unwrap(), 300);
+    assert_eq!(message(&renew("/api/tokens?expiry=rubbish")), "Invalid expiry time: rubbish");
+    assert_eq!(me(&client, &token).status, 404);
+    assert_eq!(npm.logins(), 0);
+}
+
+#[test]
+fn tokens_end_with_the_keys_the_user_and_the_clock() {
+    let npm = Npm::builder()
+        .administrator("a@example.com", "a")
+        .login_time(Duration::ZERO)
+        .token_lifetime(Duration::from_secs(60))
+        .start();
+    let client = Client::new(&npm.url());
+    let token = log_in(&client, "a@example.com", "a").json()["token"].as_str().unwrap().to_owned();
+    assert_eq!(me(&client, &token).status, 200);
+    npm.clock_offset(61);
+    assert_eq!(message(&me(&client, &token)), "Token has expired");
+    npm.clock_offset(0);
+    npm.set_secret("a@example.com", "b");
+    assert_eq!(me(&client, &token).status, 200);
+    assert_eq!(log_in(&client, "a@example.com", "a").status, 400);
+    npm.replace_keys();
+    assert_eq!(me(&client, &token).status, 500);
+    let token = npm.issue_token("a@example.com", DAY);
+    npm.delete("a@example.com");
+    assert_eq!(me(&client, &token).status, 404);
+    assert_eq!(log_in(&client, "a@example.com", "b").status, 400);
+}
+
+#[test]
+fn a_second_factor_is_asked_for() {
+    let npm = quick();
+    let client = Client::new(&npm.url());
+    let reply = log_in(&client, "totp@example.com", "totp-secret");
+    assert_eq!((reply.status, &reply.json()["requires_2fa"]), (200, &json!(true)));
+    let challenge = reply.json()["challenge_token"].as_str().unwrap().to_owned();
+    assert_eq!(me(&client, &challenge).status, 404);
+
+    let answer = |challenge: &str, code: &str| {
+        let body = json!({"challenge_token": challenge, "code": code});
+        client.request("POST", "/api/tokens/2fa").json(&body).send()
+    };
+    assert_eq!(message(&answer("garbage", "000000")), "Invalid or expired challenge token");
+    // The code may have changed between the question and the answer, and 000000 may be right.
+    let code = || {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
+        totp(TOTP_SECRET, now.as_secs())
+    };
+    let wrong = if code() == "000000" { "000001" } else { "000000" };
+    assert_eq!(message(&answer(&challenge, wrong)), "Invalid verification code");
+    let right = [(); 2].map(|()| answer(&challenge, &code()));
+    let right = right.iter().find(|reply| reply.status == 200).expect("a token");
+    let token = right.json()["token"].as_str().unwrap().to_owned();
+    assert_eq!(me(&client, &token).json()["email"], "totp@example.com");
+}
+
+#[test]
+fn users_are_made_changed_and_signed_in_as() {
+    let npm = quick();
+    let client = Client::new(&npm.url());
+    let token = admin(&client);
+    let call = |method: &str, target: &str, body: Value| {
+        client.request(method, target).bearer(&token).json(&body).send()
+    };
+    let eve = json!({"name": "Eve", "nickname": "Eve", "email": "eve@example.com", "roles": [], "is_disabled": false});
+    let made = call("POST", "/api/users", eve);
+    assert_eq!((made.status, &made.json()["permissions"]["visibility"]), (201, &json!("user")));
+    let id = made.json()["id"].as_u64().unwrap();
+
+    let found = call("GET", "/api/users?query=EVE@&expand=permissions", json!({}));
+    assert_eq!(found.json().as_array().unwrap().len(), 1);
+    let changed = call("PUT", &format!("/api/users/{id}"), json!({"roles": ["admin"]}));
+    assert_eq!((changed.status, &changed.json()["roles"]), (200, &json!(["admin"])));
+    let as_eve = call("POST", &format!("/api/users/{id}/login"), json!({}));
+    assert_eq!(as_eve.json()["user"]["email"], "eve@example.com");
+    assert_eq!(me(&client, as_eve.json()["token"].as_str().unwrap()).json()["id"], id);
+
+    let secret = json!({"type": "password", "secret": "eve-secret"});
+    assert_eq!(call("PUT", &format!("/api/users/{id}/auth"), secret).text(), "true");
+    assert_eq!(log_in(&client, "eve@example.com", "eve-secret").status, 200);
+    assert_eq!(call("DELETE", &format!("/api/users/{id}"), json!({})).text(), "true");
+    assert_eq!(call("GET", &format!("/api/users/{id}"), json!({})).status, 404);
+
+    let guest = npm.issue_token("guest@example.com", DAY);
+    let as_admin = client.request("POST", "/api/users/1/login").bearer(&guest).send();
+    assert_eq!(as_admin.status, 404);
+}
+
+#[test]
+fn another_sites_form_makes_an_administrator() {
+    let npm = quick();
+    let client = Client::new(&npm.url());
+    let token = admin(&client);
+    let reply = client
+        .request("POST", "/api/users")
+        .bearer(&token)
+        .header("Origin", "https://evil.example")
+        .header("Content-Type", "application/x-www-form-urlencoded")
+        .body("name=Eve+E&nickname=Eve&email=eve%40example.com&roles[]=admin")
+        .send();
+    assert_eq!((reply.status, &reply.json()["roles"]), (201, &json!(["admin"])));
+    assert_eq!(reply.header("Access-Control-Allow-Origin"), Some("https://evil.example"));
+    assert_eq!(reply.header("Access-Control-Allow-Credentials"), Some("true"));
+    let body = npm.requests_to("/api/users")[0].body.clone();
+    assert!(body.starts_with(b"name=Eve"));
+}
+
+#[test]
+fn the_page_is_served_for_every_other_path() {
+    let npm = quick();
+    let client = Client::new(&npm.url());
+    let page = client.get("/");
+    assert_eq!((page.status, page.header("Content-Type")), (200, Some("text/html")));
+    assert_eq!(client.get("/nginx/proxy").body, page.body);
+    assert_eq!(client.request("HEAD", "/").send().body.len(), 0);
+    assert_eq!(client.request("POST", "/").send().status, 405);
+    assert_eq!(client.get("/index.html").status, 302);
+    let etag = page.header("ETag").unwrap();
+    assert_eq!(client.request("GET", "/").header("If-None-Match", etag).send().status, 304);
+    let part = client.request("GET", "/").header("Range", "bytes=0-8").send();
+    assert_eq!((part.status, &*part.text()), (206, "<!DOCTYPE"));
+}
+
+#[test]
+fn an_echo_tells_what_arrived() {
+    let npm = quick();
+    let client = Client::new(&npm.url());
+    let chunked = "PUT /echo/x?y=1 HTTP/1.1\r\nHost: h\r\nAuthorization: a\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n2;x\r\nde\r\n0\r\n\r\n";
+    let told = client.raw(chunked).json();
+    assert_eq!(told["method"], "PUT");
+    assert_eq!(told["body_length"], 5);
+    assert_eq!(told["headers"][1], json!(["Authorization", "a"]));
+    assert_eq!(npm.requests()[0].authorization(), ["a"]);
+    npm.forget_requests();
+    assert!(npm.requests().is_empty());
+}
+
+#[test]
+fn faults_show_until_they_are_cleared() {
+    let npm = quick();
+    let client = Client::new(&npm.url()).timeout(Duration::from_millis(300));
+    let try_login = || {
+        let body = json!({"identity": "admin@example.com", "secret": "admin-secret"});
+        client.request("POST", "/api/tokens").json(&body).try_send()
+    };
+    for fault in [Fault::Hang, Fault::CloseAtOnce, Fault::NotHttp, Fault::HalfAnswer] {
+        npm.fault(fault.clone());
+        assert!(try_login().is_err(), "{fault:?}");
+    }
+    for (fault, status, text) in [
+        (Fault::Status(400), 400, "Invalid email or password"),
+        (Fault::Status(503), 503, "Internal Error"),
+        (Fault::Garbage, 200, "hello"),
+        (Fault::EmptyBody, 200, ""),
+        (Fault::NoExpiry, 200, "token"),
+        (Fault::NotJwt, 200, "not-a-jwt"),
+        (Fault::Echo, 400, "admin-secret"),
+        (Fault::ByteByByte(Duration::from_micros(10)), 200, "token"),
+        (Fault::Delay(Duration::from_millis(50)), 200, "token"),
+        (Fault::Redirect("http://127.0.0.1:1/".into()), 302, ""),
+        (Fault::Endless(1_000_000), 200, "aaaa"),
+    ] {
+        npm.fault(fault.clone());
+        let reply = try_login().unwrap_or_else(|error| panic!("{fault:?}: {error}"));
+        assert_eq!(reply.status, status, "{fault:?}");
+        assert!(reply.text().contains(text), "{fault:?}: {reply:?}");
+    }
+    npm.clear_fault();
+    assert_eq!(try_login().unwrap().status, 200);
+    assert_eq!(npm.logins(), 16);
+}
+
+#[test]
+fn it_stops_at_once_and_starts_again() {
+    let npm = Npm::builder().login_time(Duration::from_secs(60)).start();
+    let url = npm.url();
+    let started = Instant::now();
+    std::thread::scope(|scope| {
+        let log_in = scope.spawn(|| {
+            let body = json!({"identity": "admin@example.com", "secret": "admin-secret"});
+            Client::new(&url).request("POST", "/api/tokens").json(&body).try_send()
+        });
+        testbed::eventually(Duration::from_secs(5), "the login", || npm.logins() == 1);
+        npm.stop();
+        assert!(log_in.join().unwrap().is_err());
+    });
+    assert!(Client::new(&url).request("GET", "/").try_send().is_err());
+    npm.start_again();
+    assert_eq!(Client::new(&url).get("/").status, 200);
+    assert!(started.elapsed() < Duration::from_secs(10));
+}
+
+#[test]
+fn https_is_served_to_who_trusts_it() {
+    let tls = Arc::new(Tls::localhost());
+    let npm = Npm::builder().tls(&tls).start();
+    assert_eq!(Client::with_tls(&npm.url(), &tls).get("/api/").json()["status"], "OK");
+    let distrustful = Client::with_tls(&npm.url(), &Tls::localhost());
+    assert!(distrustful.request("GET", "/").try_send().is_err());
+
+    let elsewhere = Arc::new(Tls::for_names(&["elsewhere.example"]));
+    let npm = Npm::builder().tls(&elsewhere).start();
+    let client = Client::with_tls(&npm.url(), &elsewhere);
+    assert!(client.request("GET", "/").try_send().is_err());
+}
