@@ -8,10 +8,10 @@ use std::sync::Arc;
 use ngx::ffi::{ngx_http_request_t, ngx_pool_cleanup_add, ngx_str_t};
 use ngx::http::{HttpModule, Request};
 
-use super::authorization::{self, OutOfMemory};
+use super::headers_in::{self, Original, OutOfMemory, Sent};
 use super::logins::{self, Outcome, Ticket};
 use super::TokenInject;
-use crate::sso::accounts::Account;
+use crate::sso::accounts::{Account, Authorization};
 
 /// What became of a request: the values of `$npm_token_status`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -22,6 +22,8 @@ pub enum TokenStatus {
     Miss,
     /// The client's own token was left alone.
     Kept,
+    /// Another site started the request.
+    CrossSite,
     /// No account fits the Authentik user.
     NoAccount,
     /// NPM gave no token.
@@ -35,10 +37,21 @@ impl TokenStatus {
             Self::Hit => "hit",
             Self::Miss => "miss",
             Self::Kept => "kept",
+            Self::CrossSite => "cross_site",
             Self::NoAccount => "no_account",
             Self::Error => "error",
         }
     }
+}
+
+/// Whether the answer to a request, if it is a page, is NPM's UI, to be opened signed in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Page {
+    No,
+    /// The client does not say what it asks for, as programs do.
+    MayOpen,
+    /// A browser's navigation. It gets the whole page, whatever part it has already.
+    Opens,
 }
 
 /// The state of a request that has an Authentik user. Lives in the request's pool, and is dropped
@@ -47,10 +60,16 @@ pub struct RequestContext {
     pub request: NonNull<ngx_http_request_t>,
     pub status: TokenStatus,
     pub account: Option<Arc<Account>>,
-    /// What goes to NPM as `Authorization`; empty where nothing does.
+    /// What goes to NPM as `Authorization`; empty where nothing does. A token of the account's
+    /// lives in `token`.
     pub authorization: ngx_str_t,
-    /// What the client had sent, where the module changed it.
-    replaced: Option<Option<ngx_str_t>>,
+    token: Option<Authorization>,
+    /// What the client sent.
+    pub sent: Sent,
+    /// Whether the answer is to open signed in.
+    pub page: Page,
+    /// The headers that the client sent, where the module changed them.
+    original: Option<Original>,
     /// The place among those that wait for a login.
     pub ticket: Option<Ticket>,
     /// How the login ended that the request waited for.
@@ -75,7 +94,10 @@ impl RequestContext {
                 status: TokenStatus::Error,
                 account: None,
                 authorization: ngx_str_t::empty(),
-                replaced: None,
+                token: None,
+                sent: Sent::default(),
+                page: Page::No,
+                original: None,
                 ticket: None,
                 outcome: None,
             });
@@ -88,14 +110,26 @@ impl RequestContext {
 
     /// The context that the request has been given in this location. A subrequest has that of its
     /// main request, whose headers it shares.
-    pub fn of(request: &Request) -> Option<&'static mut Self> {
+    pub fn of(request: &Request) -> Option<&Self> {
         // SAFETY: every request has a main one, which may be itself.
-        let r: &ngx_http_request_t = unsafe { &*request.as_ref().main };
-        // SAFETY: the slot of this module holds what `create` put there, or null.
-        unsafe { (*r.ctx.add(TokenInject::module().ctx_index)).cast::<Self>().as_mut() }
+        let main = unsafe { &*request.as_ref().main };
+        // SAFETY: as for `of_mut`.
+        unsafe { Self::slot(main).as_ref() }
     }
 
-    /// Makes `authorization` the one that NPM gets, or none.
+    /// The same, of a main request, to be changed.
+    pub fn of_mut(request: &mut Request) -> Option<&'static mut Self> {
+        // SAFETY: the slot holds what `create` put there, or null. The reference ends with the
+        // request; no handler keeps it beyond its own call.
+        unsafe { Self::slot(request.as_ref()).as_mut() }
+    }
+
+    fn slot(r: &ngx_http_request_t) -> *mut Self {
+        // SAFETY: a request has a slot for each module.
+        unsafe { (*r.ctx.add(TokenInject::module().ctx_index)).cast() }
+    }
+
+    /// Makes `token` the one `Authorization` that NPM gets, or lets it get none.
     ///
     /// # Errors
     ///
@@ -103,12 +137,18 @@ impl RequestContext {
     pub fn authorize(
         &mut self,
         request: &mut Request,
-        authorization: Option<ngx_str_t>,
+        token: Option<Authorization>,
     ) -> Result<(), OutOfMemory> {
-        let original = authorization::current(request);
-        authorization::replace(request, authorization)?;
-        self.replaced = Some(original);
-        self.authorization = authorization.unwrap_or(ngx_str_t::empty());
+        let value = token
+            .as_ref()
+            .map(|token| ngx_str_t { len: token.len(), data: token.as_ptr().cast_mut() });
+        if value.is_none() {
+            self.page = Page::No;
+        }
+        let whole_page = self.page == Page::Opens;
+        self.original = Some(headers_in::change(request, self.sent, value, whole_page)?);
+        self.authorization = value.unwrap_or(ngx_str_t::empty());
+        self.token = token;
         Ok(())
     }
 }
@@ -129,7 +169,7 @@ unsafe extern "C" fn drop_context(data: *mut c_void) {
     unsafe { ptr::drop_in_place(data.cast::<RequestContext>()) }
 }
 
-/// Gives the client its own `Authorization` back, where the module changed it.
+/// Gives the client its own headers back, where the module changed them.
 ///
 /// # Errors
 ///
@@ -141,8 +181,8 @@ pub fn take_back(request: &mut Request) -> Result<(), OutOfMemory> {
         if this.handler.is_some_and(|handler| ptr::fn_addr_eq(handler, DROP_CONTEXT)) {
             // SAFETY: this handler goes with a context as its data.
             let context = unsafe { &mut *this.data.cast::<RequestContext>() };
-            if let Some(original) = context.replaced.take() {
-                return authorization::replace(request, original);
+            if let Some(original) = context.original.take() {
+                return headers_in::restore(request, original);
             }
         }
         // SAFETY: as above.

@@ -19,8 +19,8 @@ use ngx::http::{HttpModuleMainConf, Merge, MergeConfigError, NgxHttpCoreModule, 
 use ngx::{ngx_conf_log_error, ngx_log_error, ngx_string};
 use thiserror::Error;
 
-use super::authorization::OutOfMemory;
 use super::handler;
+use super::headers_in::OutOfMemory;
 use super::value::{variable_names, Value};
 use super::zone::Zone;
 use super::TokenInject;
@@ -50,6 +50,13 @@ pub struct MainConf {
     pub zone: Option<Zone>,
     /// Every directive that is not `off`, wherever it stands.
     settings: Vec<Rc<Settings>>,
+}
+
+impl MainConf {
+    /// Whether any location opens NPM's page signed in.
+    pub fn opens_pages(&self) -> bool {
+        self.settings.iter().any(|settings| settings.browser.is_some())
+    }
 }
 
 /// What the directive says in a location.
@@ -84,6 +91,12 @@ pub enum ClientToken {
     Replace,
 }
 
+/// How NPM's page opens: the parameter `browser`, where it is on.
+pub struct Browser {
+    /// Where the UI's Logout leads to: the parameter `sign_out`.
+    pub sign_out: Option<String>,
+}
+
 /// A directive that is not `off`.
 pub struct Settings {
     pub zone: Zone,
@@ -92,6 +105,7 @@ pub struct Settings {
     pub credentials: Option<Value>,
     pub on_error: OnError,
     pub client_token: ClientToken,
+    pub browser: Option<Browser>,
     email: Identity,
     groups: Identity,
     /// The variables that the parameters name, with the parameter.
@@ -149,6 +163,10 @@ enum DirectiveError {
         "invalid value \"{value}\" of parameter \"{name}\": it is \"{first}\" or \"{second}\""
     )]
     InvalidValue { name: &'static str, value: String, first: &'static str, second: &'static str },
+    #[error("invalid value \"{0}\" of parameter \"sign_out\": it is a path that begins with \"/\", or an http URL")]
+    InvalidSignOut(String),
+    #[error("\"sign_out\" needs browser=on")]
+    SignOutWithoutBrowser,
     #[error("invalid value of parameter \"api\": {0}")]
     InvalidApi(String),
     #[error(
@@ -175,6 +193,8 @@ struct Parameters {
     api: Option<ngx_str_t>,
     on_error: Option<ngx_str_t>,
     client_token: Option<ngx_str_t>,
+    browser: Option<ngx_str_t>,
+    sign_out: Option<ngx_str_t>,
     trust_headers: Option<ngx_str_t>,
 }
 
@@ -194,6 +214,8 @@ impl Parameters {
                 b"api" => ("api", &mut parameters.api),
                 b"on_error" => ("on_error", &mut parameters.on_error),
                 b"client_token" => ("client_token", &mut parameters.client_token),
+                b"browser" => ("browser", &mut parameters.browser),
+                b"sign_out" => ("sign_out", &mut parameters.sign_out),
                 b"trust_headers" => ("trust_headers", &mut parameters.trust_headers),
                 _ => return Err(unknown()),
             };
@@ -293,6 +315,8 @@ fn parse(cf: &mut ngx_conf_t, before: &Directive) -> Result<Directive, Directive
         None => None,
     };
 
+    let browser = browser(&parameters)?;
+
     let mut variables = Vec::new();
     for (parameter, value) in parameters.identity() {
         for name in variable_names(value.as_bytes()) {
@@ -326,6 +350,7 @@ fn parse(cf: &mut ngx_conf_t, before: &Directive) -> Result<Directive, Directive
         credentials,
         on_error,
         client_token,
+        browser,
         email: Identity::new("authentik_email", email),
         groups: Identity::new("authentik_groups", groups),
         variables,
@@ -335,6 +360,20 @@ fn parse(cf: &mut ngx_conf_t, before: &Directive) -> Result<Directive, Directive
     main.zone = Some(zone);
     main.settings.push(settings.clone());
     Ok(Directive::On(settings))
+}
+
+fn browser(parameters: &Parameters) -> Result<Option<Browser>, DirectiveError> {
+    let sign_out = match parameters.sign_out.as_ref().map(display) {
+        Some(uri) if !["/", "http://", "https://"].iter().any(|start| uri.starts_with(start)) => {
+            return Err(DirectiveError::InvalidSignOut(uri));
+        }
+        sign_out => sign_out,
+    };
+    match either("browser", parameters.browser, [("on", true), ("off", false)])? {
+        true => Ok(Some(Browser { sign_out })),
+        false if sign_out.is_some() => Err(DirectiveError::SignOutWithoutBrowser),
+        false => Ok(None),
+    }
 }
 
 fn load_accounts(

@@ -17,14 +17,15 @@ use ngx::ffi::{
 };
 use ngx::http::{HttpModuleLocationConf, Request};
 
-use super::authorization::{self, OutOfMemory};
-use super::context::{self, RequestContext, TokenStatus};
+use super::context::{self, Page, RequestContext, TokenStatus};
 use super::directive::{ClientToken, Directive, OnError, Settings};
+use super::headers_in::{self, OutOfMemory, Sent};
 use super::log::Throttle;
-use super::logins::{self, now, Outcome};
+use super::logins::{self, now, Found, Outcome};
+use super::tokens_answer::{self, asks_for_token, is_api, is_read};
 use super::TokenInject;
-use crate::sso::accounts::{Account, Visitor};
-use crate::sso::cache::Access;
+use crate::sso::accounts::{Account, Authorization, Visitor};
+use crate::sso::origin::Provenance;
 use crate::sso::token::is_live_npm_token;
 
 /// The handler of the rewrite phase: takes back what the module did to a request in the
@@ -62,10 +63,22 @@ fn decide(request: &mut Request) -> Result<Status, OutOfMemory> {
     if !request.is_main() {
         return Ok(Status::NGX_DECLINED);
     }
-    match RequestContext::of(request) {
+    match RequestContext::of_mut(request) {
         Some(context) => resume(request, context, settings),
         None => begin(request, settings),
     }
+}
+
+/// What a request is to go to NPM with.
+enum Verdict {
+    /// Nothing: another site started it.
+    CrossSite,
+    /// The client's own token.
+    Own(ngx_str_t),
+    /// This account's token.
+    Account(Arc<Account>),
+    /// Nothing: no account fits the user.
+    NoAccount,
 }
 
 /// Meets a request for the first time in this location.
@@ -74,19 +87,33 @@ fn begin(request: &mut Request, settings: &Settings) -> Result<Status, OutOfMemo
     if user.is_empty() {
         return Ok(Status::NGX_DECLINED);
     }
-    let account = match keeps_own_token(request, settings) {
-        Some(own) => {
-            let context = RequestContext::create(request)?;
-            context.status = TokenStatus::Kept;
-            context.authorization = own;
-            return Ok(Status::NGX_DECLINED);
-        }
-        None => find_account(request, settings, user)?,
+    let (sent, provenance) = headers_in::read(request);
+    let verdict = judge(request, settings, user, &sent, &provenance)?;
+    let page = match settings.browser {
+        Some(_) if !is_read(request) || is_api(request) => Page::No,
+        Some(_) if provenance.is_navigation() => Page::Opens,
+        Some(_) if provenance.fetch_mode.is_none() => Page::MayOpen,
+        _ => Page::No,
     };
+
     let context = RequestContext::create(request)?;
-    match account {
-        Some(account) => sign_in(request, context, settings, account),
-        None => {
+    context.sent = sent;
+    match verdict {
+        Verdict::CrossSite => {
+            context.status = TokenStatus::CrossSite;
+            context.authorize(request, None)?;
+            Ok(Status::NGX_DECLINED)
+        }
+        Verdict::Own(token) => {
+            context.status = TokenStatus::Kept;
+            context.authorization = token;
+            Ok(Status::NGX_DECLINED)
+        }
+        Verdict::Account(account) => {
+            context.page = page;
+            sign_in(request, context, settings, account)
+        }
+        Verdict::NoAccount => {
             context.status = TokenStatus::NoAccount;
             context.authorize(request, None)?;
             Ok(settings.on_error.answer(NGX_HTTP_FORBIDDEN))
@@ -94,14 +121,24 @@ fn begin(request: &mut Request, settings: &Settings) -> Result<Status, OutOfMemo
     }
 }
 
-/// The client's own token, where it sent one that is live and may keep it.
-fn keeps_own_token(request: &Request, settings: &Settings) -> Option<ngx_str_t> {
-    if settings.client_token == ClientToken::Replace {
-        return None;
+fn judge(
+    request: &Request,
+    settings: &Settings,
+    user: &[u8],
+    sent: &Sent,
+    provenance: &Provenance,
+) -> Result<Verdict, OutOfMemory> {
+    if provenance.is_cross_site(is_read(request), is_https(request), host(request)) {
+        return Ok(Verdict::CrossSite);
     }
-    let own = authorization::current(request)?;
-    let kept = is_live_npm_token(own.as_bytes(), now()) && authorization::is_the_only_one(request);
-    kept.then_some(own)
+    if settings.client_token == ClientToken::Keep {
+        let own = sent.only_one().filter(|own| is_live_npm_token(own.as_bytes(), now()));
+        if let Some(own) = own {
+            return Ok(Verdict::Own(own));
+        }
+    }
+    let account = find_account(request, settings, user)?;
+    Ok(account.map_or(Verdict::NoAccount, Verdict::Account))
 }
 
 fn find_account(
@@ -154,17 +191,15 @@ fn sign_in(
     settings: &Settings,
     account: Arc<Account>,
 ) -> Result<Status, OutOfMemory> {
-    let waits = match logins::access(&mut settings.zone.lock(), &account) {
-        Access::Fresh(authorization) => {
-            let authorization = authorization::copy(request, authorization)?;
+    let found = logins::find(&mut settings.zone.lock(), &account);
+    let waits = match found {
+        Found::Token(token) => {
             context.account = Some(account);
-            context.status = TokenStatus::Hit;
-            context.authorize(request, Some(authorization))?;
-            return Ok(Status::NGX_DECLINED);
+            return succeed(request, context, settings, TokenStatus::Hit, token);
         }
-        Access::LogIn => Some(true),
-        Access::Wait => Some(false),
-        Access::Pause(_) => None,
+        Found::LogIn => Some(true),
+        Found::Wait => Some(false),
+        Found::Pause => None,
     };
     let waits = waits.is_some_and(|claim| logins::wait(context, settings.zone, &account, claim));
     context.account = Some(account);
@@ -185,14 +220,28 @@ fn resume(
         None if context.ticket.is_some() => Ok(Status::NGX_AGAIN),
         // The handler has had its say here.
         None => Ok(Status::NGX_DECLINED),
-        Some(Outcome::Token(authorization)) => {
-            let authorization = authorization::copy(request, &authorization)?;
-            context.status = TokenStatus::Miss;
-            context.authorize(request, Some(authorization))?;
-            Ok(Status::NGX_DECLINED)
+        Some(Outcome::Token(token)) => {
+            succeed(request, context, settings, TokenStatus::Miss, token)
         }
         Some(Outcome::Failure) => fail(request, context, settings),
     }
+}
+
+/// There is a token: the request goes on with it. Only the one request whose answer would be a
+/// token is answered here, so that none gets into the browser.
+fn succeed(
+    request: &mut Request,
+    context: &mut RequestContext,
+    settings: &Settings,
+    status: TokenStatus,
+    token: Authorization,
+) -> Result<Status, OutOfMemory> {
+    context.status = status;
+    context.authorize(request, Some(token))?;
+    if settings.browser.is_some() && asks_for_token(request) {
+        request.as_mut().content_handler = Some(tokens_answer::answer);
+    }
+    Ok(Status::NGX_DECLINED)
 }
 
 /// NPM gave no token: the request goes on without one, or not at all.
@@ -204,6 +253,19 @@ fn fail(
     context.status = TokenStatus::Error;
     context.authorize(request, None)?;
     Ok(settings.on_error.answer(NGX_HTTP_BAD_GATEWAY))
+}
+
+fn is_https(request: &Request) -> bool {
+    let connection = request.connection();
+    // SAFETY: a request has a connection.
+    unsafe { !(*connection).ssl.is_null() }
+}
+
+/// The `Host` that the client sent, or its equivalent in HTTP/2.
+fn host(request: &Request) -> &[u8] {
+    let r: &ngx_http_request_t = request.as_ref();
+    // SAFETY: null, or a header of the request.
+    unsafe { r.headers_in.host.as_ref() }.map_or(&[], |host| host.value.as_bytes())
 }
 
 impl OnError {

@@ -12,6 +12,12 @@ macro_rules! log_error {
     }};
 }
 
+macro_rules! log_warn {
+    ($log:expr, $($message:tt)+) => {{
+        ngx::ngx_log_error!(ngx::ffi::NGX_LOG_WARN, $log, "npm_token_inject: {}", format_args!($($message)+));
+    }};
+}
+
 macro_rules! log_notice {
     ($log:expr, $($message:tt)+) => {{
         ngx::ngx_log_error!(ngx::ffi::NGX_LOG_NOTICE, $log, "npm_token_inject: {}", format_args!($($message)+));

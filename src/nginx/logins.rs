@@ -8,7 +8,6 @@ use std::cell::RefCell;
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::io;
 use std::ptr::{self, NonNull};
-use std::rc::Rc;
 use std::sync::atomic::Ordering;
 use std::sync::Arc;
 
@@ -26,7 +25,7 @@ use zeroize::Zeroizing;
 use super::context::RequestContext;
 use super::login_thread::{Done, LoginThread};
 use super::zone::Zone;
-use crate::sso::accounts::{Account, AccountKey};
+use crate::sso::accounts::{Account, AccountKey, Authorization};
 use crate::sso::cache::{Access, Claim, Pid, Table};
 use crate::sso::npm::LoginError;
 use crate::sso::token::{Millis, Token};
@@ -44,8 +43,7 @@ thread_local! {
 /// How a login ended that a request has waited for.
 #[derive(Clone)]
 pub enum Outcome {
-    /// With the value of an `Authorization` header.
-    Token(Rc<Zeroizing<Vec<u8>>>),
+    Token(Authorization),
     Failure,
 }
 
@@ -98,15 +96,41 @@ pub fn now() -> Millis {
     time.sec as Millis * 1000 + time.msec as Millis
 }
 
+/// What a request that needs a token finds.
+pub enum Found {
+    Token(Authorization),
+    /// None. The caller has just promised to log in.
+    LogIn,
+    /// None yet: another worker, or request, has promised to log in.
+    Wait,
+    /// None, and no login is tried for a while.
+    Pause,
+}
+
 /// Asks the table for an account's token, on behalf of this worker.
-pub fn access<'t>(table: &'t mut Table, account: &Account) -> Access<'t> {
+pub fn find(table: &mut Table, account: &Account) -> Found {
     let now = now();
     let timeout = account.issuer.timeout().as_millis() as Millis;
     let claim = Claim { by: process(), until: now + timeout + CLAIM_GRACE };
     let mut hint = account.hint.load(Ordering::Relaxed);
-    let access = table.access(&account.key, &mut hint, now, claim, is_alive);
+    let found = match table.access(&account.key, &mut hint, now, claim, is_alive) {
+        Access::Fresh(authorization, issue) => {
+            let mut kept = account.kept.lock();
+            match &*kept {
+                Some((kept_issue, token)) if *kept_issue == issue => Found::Token(token.clone()),
+                _ => {
+                    let token = Authorization::new(Zeroizing::new(authorization.to_vec()));
+                    *kept = Some((issue, token.clone()));
+                    Found::Token(token)
+                }
+            }
+        }
+        Access::LogIn => Found::LogIn,
+        Access::Wait => Found::Wait,
+        Access::Pause(_) => Found::Pause,
+    };
     account.hint.store(hint, Ordering::Relaxed);
-    access
+    found
 }
 
 /// Has the request wait for the account's token, and logs in first if it has the `claim`.
@@ -203,7 +227,10 @@ impl Logins {
         for Done { account, result, took } in done.unwrap_or_default() {
             self.note(&account, &result, took.as_millis());
             let outcome = match &result {
-                Ok(token) => Outcome::token(token.authorization().as_bytes()),
+                Ok(token) => {
+                    let value = token.authorization().as_bytes().to_vec();
+                    Outcome::Token(Authorization::new(Zeroizing::new(value)))
+                }
                 Err(_) => Outcome::Failure,
             };
             self.settle(&account.key, outcome);
@@ -264,11 +291,11 @@ impl Logins {
             if group.asked || group.waiting.is_empty() {
                 continue;
             }
-            match access(&mut zone.lock(), &group.account) {
-                Access::Fresh(token) => settled.push((group.account.key, Outcome::token(token))),
-                Access::Pause(_) => settled.push((group.account.key, Outcome::Failure)),
-                Access::LogIn => claimed.push(group.account.clone()),
-                Access::Wait => {}
+            match find(&mut zone.lock(), &group.account) {
+                Found::Token(token) => settled.push((group.account.key, Outcome::Token(token))),
+                Found::Pause => settled.push((group.account.key, Outcome::Failure)),
+                Found::LogIn => claimed.push(group.account.clone()),
+                Found::Wait => {}
             }
         }
         for account in claimed {
@@ -287,12 +314,6 @@ impl Logins {
         if !self.groups.is_empty() {
             self.tick.get_or_insert_with(Tick::new).arm();
         }
-    }
-}
-
-impl Outcome {
-    fn token(authorization: &[u8]) -> Self {
-        Self::Token(Rc::new(Zeroizing::new(authorization.to_vec())))
     }
 }
 

@@ -15,12 +15,14 @@ use ngx::http::{HttpModule, HttpModuleLocationConf, HttpModuleMainConf, Merge};
 #[macro_use]
 mod log;
 
-mod authorization;
 mod context;
 mod directive;
 mod handler;
+mod headers_in;
 mod login_thread;
 mod logins;
+mod page_filter;
+mod tokens_answer;
 mod value;
 mod variables;
 mod zone;
@@ -87,8 +89,28 @@ static CONTEXT: ngx_http_module_t = ngx_http_module_t {
     merge_loc_conf: Some(merge_loc_conf),
 };
 
-// The tables by which nginx finds the modules in a shared object.
-ngx::ngx_modules!(ngx_http_npm_token_inject_module);
+/// The tables by which nginx finds the modules in a shared object, as its own build makes them.
+/// (`ngx::ngx_modules!` makes them too, but has no order.)
+mod tables {
+    #![allow(non_upper_case_globals)]
+
+    use super::*;
+
+    #[no_mangle]
+    static mut ngx_modules: [*const ngx_module_t; 3] = [
+        ptr::addr_of!(ngx_http_npm_token_inject_module),
+        ptr::addr_of!(page_filter::ngx_http_npm_token_inject_filter_module),
+        ptr::null(),
+    ];
+
+    #[no_mangle]
+    static mut ngx_module_names: [*const c_char; 3] =
+        [c"ngx_http_npm_token_inject_module".as_ptr(), page_filter::ORDER[0], ptr::null()];
+
+    #[no_mangle]
+    static mut ngx_module_order: [*const c_char; 3] =
+        [page_filter::ORDER[0], page_filter::ORDER[1], ptr::null()];
+}
 
 /// The module, under the name that nginx knows it by.
 #[used]

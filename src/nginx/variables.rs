@@ -59,8 +59,8 @@ unsafe extern "C" fn identity(
     _: usize,
 ) -> ngx_int_t {
     // SAFETY: nginx passes a valid request.
-    let context = RequestContext::of(unsafe { Request::from_ngx_http_request(r) });
-    let account = context.and_then(|context| context.account.as_ref());
+    let request = unsafe { Request::from_ngx_http_request(r) };
+    let account = RequestContext::of(request).and_then(|context| context.account.as_ref());
     let text = account.map_or("", |account| &account.credentials.identity);
     // SAFETY: nginx passes a valid value; the context keeps the account as long as the request.
     unsafe { set(v, text.as_bytes()) }
@@ -72,8 +72,9 @@ unsafe extern "C" fn authorization(
     _: usize,
 ) -> ngx_int_t {
     // SAFETY: nginx passes a valid request.
-    let context = RequestContext::of(unsafe { Request::from_ngx_http_request(r) });
-    let text = context.as_ref().map_or(&[][..], |context| context.authorization.as_bytes());
+    let request = unsafe { Request::from_ngx_http_request(r) };
+    let context = RequestContext::of(request);
+    let text = context.map_or(&[][..], |context| context.authorization.as_bytes());
     // SAFETY: nginx passes a valid value; the text is in the request's pool.
     unsafe { set(v, text) }
 }

@@ -15,6 +15,7 @@ use ngx::ngx_string;
 
 use super::TokenInject;
 use crate::sso::cache::Table;
+use crate::sso::marker::MarkerKey;
 
 /// A zone that the configuration asked for. nginx maps it before it starts any worker, and hands
 /// it on at a reload, for its name and size stay the same.
@@ -94,6 +95,13 @@ extern "C" fn init(zone: *mut ngx_shm_zone_t, inherited: *mut c_void) -> ngx_int
         };
         if table.is_null() {
             return Status::NGX_ERROR.into();
+        }
+        if inherited.is_null() && (*zone).shm.exists == 0 {
+            let mut key = MarkerKey::default();
+            if getrandom::fill(&mut key).is_err() {
+                return Status::NGX_ERROR.into();
+            }
+            (*table.cast::<Table>()).set_marker_key(key);
         }
         (*pool).data = table;
         (*zone).data = table;

@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use base64::engine::general_purpose::STANDARD;
 use base64::Engine;
+use parking_lot::Mutex;
 use serde::Deserialize;
 use sha2::{Digest, Sha256};
 use thiserror::Error;
@@ -89,12 +90,17 @@ pub struct Account {
     pub key: AccountKey,
     /// Where the cache last had this account.
     pub hint: AtomicUsize,
+    /// The token that this process last had from the cache, and the number of its issue.
+    pub kept: Mutex<Option<(u64, Authorization)>>,
 }
+
+/// The value of an `Authorization` header, as requests share it.
+pub type Authorization = Arc<Zeroizing<Vec<u8>>>;
 
 impl Account {
     fn new(issuer: Arc<Issuer>, credentials: Credentials) -> Self {
         let key = AccountKey::new(issuer.url(), &credentials);
-        Self { issuer, credentials, key, hint: AtomicUsize::new(0) }
+        Self { issuer, credentials, key, hint: AtomicUsize::new(0), kept: Mutex::new(None) }
     }
 }
 

@@ -7,6 +7,7 @@
 use std::sync::atomic::{compiler_fence, Ordering};
 
 use super::accounts::AccountKey;
+use super::marker::MarkerKey;
 use super::token::{Millis, Token, AUTHORIZATION_MAX};
 
 /// How many accounts the table holds. Beyond, the least recently used one is forgotten.
@@ -39,6 +40,8 @@ struct Slot {
     claimed_until: Millis,
     /// No login before this moment.
     retry_at: Millis,
+    /// Tells this token from all others, so that a worker knows one that it has a copy of.
+    issue: u64,
     authorization_len: u32,
     authorization: [u8; AUTHORIZATION_MAX],
 }
@@ -68,6 +71,7 @@ pub struct Table {
     clock: u64,
     /// Slots from here on have never been used.
     filled: u64,
+    marker_key: MarkerKey,
     slots: [Slot; SLOTS],
 }
 
@@ -85,8 +89,8 @@ pub struct Claim {
 /// What a request that needs a token finds.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Access<'a> {
-    /// A token, as the value of an `Authorization` header.
-    Fresh(&'a [u8]),
+    /// A token, as the value of an `Authorization` header, and the number of its issue.
+    Fresh(&'a [u8], u64),
     /// None. The caller has just promised to log in.
     LogIn,
     /// None yet: another caller has promised to log in.
@@ -96,6 +100,16 @@ pub enum Access<'a> {
 }
 
 impl Table {
+    /// Sets what markers are made with. Once, for a new table.
+    pub fn set_marker_key(&mut self, key: MarkerKey) {
+        self.marker_key = key;
+    }
+
+    /// What markers are made with.
+    pub fn marker_key(&self) -> MarkerKey {
+        self.marker_key
+    }
+
     /// Looks for a token. Where there is none, and nobody else is at it, the claim is taken.
     ///
     /// `is_alive` tells whether a process runs: the promise of one that was killed is void.
@@ -109,7 +123,7 @@ impl Table {
     ) -> Access<'_> {
         let slot = self.slot(key, hint, now);
         if slot.use_until > now {
-            return Access::Fresh(slot.authorization());
+            return Access::Fresh(slot.authorization(), slot.issue);
         }
         if slot.retry_at > now {
             return Access::Pause(slot.retry_at);
@@ -127,6 +141,7 @@ impl Table {
         let authorization = token.authorization().as_bytes();
         let slot = self.slot(key, &mut 0, now);
         slot.forget_token();
+        slot.issue = slot.used;
         // A token's length has been checked against AUTHORIZATION_MAX when it was read.
         if let Some(room) = slot.authorization.get_mut(..authorization.len()) {
             room.copy_from_slice(authorization);
@@ -243,6 +258,13 @@ mod tests {
         Token::issued(&jwt, NOW).unwrap()
     }
 
+    fn fresh<'t>(found: &Access<'t>) -> Option<&'t [u8]> {
+        match found {
+            Access::Fresh(authorization, _) => Some(authorization),
+            _ => None,
+        }
+    }
+
     fn access(table: &mut Table, n: u64, now: Millis, pid: Pid) -> Access<'_> {
         table.access(&key(n), &mut 0, now, claim(pid), |_| true)
     }
@@ -257,8 +279,8 @@ mod tests {
 
         let token = token(86_400_000);
         table.store(&key(1), &token, NOW);
-        let fresh = Access::Fresh(token.authorization().as_bytes());
-        assert_eq!(access(&mut table, 1, NOW, 11), fresh);
+        let authorization = Some(token.authorization().as_bytes());
+        assert_eq!(fresh(&access(&mut table, 1, NOW, 11)), authorization);
     }
 
     #[test]
@@ -266,8 +288,8 @@ mod tests {
         let mut table = table();
         let token = token(100_000);
         table.store(&key(1), &token, NOW);
-        let fresh = Access::Fresh(token.authorization().as_bytes());
-        assert_eq!(access(&mut table, 1, token.use_until - 1, 10), fresh);
+        let authorization = Some(token.authorization().as_bytes());
+        assert_eq!(fresh(&access(&mut table, 1, token.use_until - 1, 10)), authorization);
         assert_eq!(access(&mut table, 1, token.use_until, 10), Access::LogIn);
     }
 
@@ -326,11 +348,11 @@ mod tests {
         for n in 1..=SLOTS as u64 {
             table.store(&key(n), &token, NOW);
         }
-        let fresh = || Access::Fresh(token.authorization().as_bytes());
-        assert_eq!(access(&mut table, 1, NOW, 10), fresh());
+        let authorization = Some(token.authorization().as_bytes());
+        assert_eq!(fresh(&access(&mut table, 1, NOW, 10)), authorization);
         assert_eq!(access(&mut table, 1_000, NOW, 10), Access::LogIn);
-        assert_eq!(access(&mut table, 1, NOW, 10), fresh());
-        assert_eq!(access(&mut table, 3, NOW, 10), fresh());
+        assert_eq!(fresh(&access(&mut table, 1, NOW, 10)), authorization);
+        assert_eq!(fresh(&access(&mut table, 3, NOW, 10)), authorization);
         assert_eq!(access(&mut table, 2, NOW, 10), Access::LogIn);
     }
 
@@ -349,9 +371,24 @@ mod tests {
         for wrong in [1, 5, SLOTS - 1, SLOTS, usize::MAX] {
             let mut hint = wrong;
             let found = table.access(&key(1), &mut hint, NOW, claim(10), |_| true);
-            assert!(matches!(found, Access::Fresh(_)));
+            assert!(matches!(found, Access::Fresh(..)));
             assert_eq!(hint, 0);
         }
+    }
+
+    #[test]
+    fn each_token_has_a_number_of_its_own() {
+        let mut table = table();
+        let mut issues = Vec::new();
+        for (n, life) in [(1, 10_000), (2, 10_000), (1, 20_000)] {
+            table.store(&key(n), &token(life), NOW);
+            let Access::Fresh(_, issue) = access(&mut table, n, NOW, 10) else { panic!() };
+            let again = access(&mut table, n, NOW, 10);
+            assert!(matches!(again, Access::Fresh(_, same) if same == issue));
+            issues.push(issue);
+        }
+        issues.dedup();
+        assert_eq!(issues.len(), 3);
     }
 
     #[test]
@@ -360,7 +397,7 @@ mod tests {
         table.store(&key(1), &token(10_000), NOW);
         table.slots[0].authorization_len = u32::MAX;
         table.filled = u64::MAX;
-        assert_eq!(access(&mut table, 1, NOW, 10), Access::Fresh(b""));
+        assert_eq!(fresh(&access(&mut table, 1, NOW, 10)), Some(&b""[..]));
         assert_eq!(access(&mut table, 9, NOW, 10), Access::LogIn);
     }
 }

@@ -4,6 +4,9 @@
 
 pub mod accounts;
 pub mod cache;
+pub mod marker;
 pub mod npm;
+pub mod origin;
+pub mod page;
 pub mod secret;
 pub mod token;

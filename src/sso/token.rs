@@ -81,10 +81,12 @@ impl Token {
 
 /// Whether a client's `Authorization` carries a JWT of NPM's that has not expired at `now`.
 pub fn is_live_npm_token(authorization: &[u8], now: Millis) -> bool {
-    // To the letter: NPM takes no other spelling of the scheme (backend/lib/express/jwt.js).
+    // To the letter: NPM takes no other spelling of the scheme (backend/lib/express/jwt.js). And
+    // every JWT of NPM's begins like that: it is `{"` in base64url. Most else ends here.
+    if !authorization.starts_with(b"Bearer eyJ") {
+        return false;
+    }
     let jwt = authorization.strip_prefix(SCHEME.as_bytes());
-    // Every JWT of NPM's begins like that: it is `{"` in base64url. Most else ends here.
-    let jwt = jwt.filter(|jwt| jwt.starts_with(b"eyJ"));
     jwt.and_then(Claims::of).is_some_and(|claims| {
         claims.iss.as_deref() == Some("api")
             && claims.scope.iter().any(|scope| scope == "user")

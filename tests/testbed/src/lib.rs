@@ -23,6 +23,7 @@ pub mod outpost;
 mod proxy_host;
 mod random;
 pub mod server;
+mod target;
 pub mod tls;
 pub mod wait;
 
@@ -33,5 +34,6 @@ pub use npm::{Fault, Npm};
 pub use outpost::{Outpost, Session, Visitor};
 pub use proxy_host::{npm_proxy_host, proxy_host, AccessList};
 pub use server::{Request, Response, Server};
+pub use target::Target;
 pub use tls::Tls;
 pub use wait::{eventually, free_port};

@@ -1,6 +1,7 @@
 //! nginx itself, with the module, in a folder of its own.
 
 use std::env;
+use std::ffi::OsStr;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
 use std::net::TcpStream;
@@ -81,6 +82,8 @@ pub struct Builder {
     directive: Option<String>,
     files: Vec<(String, Vec<u8>, u32)>,
     tls: Option<Arc<Tls>>,
+    quiet: bool,
+    run_by: Vec<String>,
 }
 
 impl Builder {
@@ -191,6 +194,20 @@ impl Builder {
         self
     }
 
+    /// Logs errors alone, not at debug level.
+    #[must_use]
+    pub fn quiet(mut self) -> Self {
+        self.quiet = true;
+        self
+    }
+
+    /// Has nginx run by another program, such as valgrind, whose arguments come before nginx's.
+    #[must_use]
+    pub fn run_by(mut self, program: &[&str]) -> Self {
+        self.run_by = program.iter().map(ToString::to_string).collect();
+        self
+    }
+
     /// Runs `nginx -t`.
     ///
     /// # Panics
@@ -198,7 +215,7 @@ impl Builder {
     /// When nginx cannot be run.
     pub fn test(&self) -> ConfigTest {
         let dir = self.write(self.port.unwrap_or_else(free_port));
-        let output = command(dir.path()).arg("-t").output().expect("nginx");
+        let output = self.command(dir.path()).arg("-t").output().expect("nginx");
         let text = [output.stdout, output.stderr].concat();
         let output_text = String::from_utf8_lossy(&text).into_owned();
         ConfigTest { ok: output.status.success(), output: output_text }
@@ -224,7 +241,7 @@ impl Builder {
     fn start_on(&self, port: u16) -> Result<Nginx, String> {
         let dir = self.write(port);
         let stderr = File::create(dir.path().join("stderr")).expect("a file in a new folder");
-        let mut command = command(dir.path());
+        let mut command = self.command(dir.path());
         command.stderr(stderr);
         let child = spawn(command).unwrap_or_else(|error| panic!("nginx: {error}"));
         let mut nginx = Nginx {
@@ -261,7 +278,8 @@ impl Builder {
         let master = if self.single_process { "off" } else { "on" };
         push_line(&mut main, &format!("daemon off;\nmaster_process {master};"));
         push_line(&mut main, &format!("worker_processes {};", self.worker_count()));
-        push_line(&mut main, "pid nginx.pid;\nerror_log error.log debug;");
+        let level = if self.quiet { "error" } else { "debug" };
+        push_line(&mut main, &format!("pid nginx.pid;\nerror_log error.log {level};"));
         push_line(&mut main, &self.main);
 
         let mut http = String::from("access_log access.log;\n");
@@ -297,6 +315,15 @@ impl Builder {
             Some(line) => text.replace(LINE, line),
             None => text.to_owned(),
         }
+    }
+
+    fn command(&self, dir: &Path) -> Command {
+        let nginx = binary();
+        let mut words = self.run_by.iter().map(OsStr::new).chain([nginx.as_os_str()]);
+        let mut command = Command::new(words.next().unwrap_or_default());
+        command.args(words).current_dir(dir).arg("-p").arg(dir);
+        command.args(["-c", "nginx.conf", "-e", "error.log"]);
+        command
     }
 
     fn write(&self, port: u16) -> TempDir {
@@ -337,12 +364,6 @@ fn write_file(path: &Path, content: &[u8], mode: u32) {
         fs::rename(&new, path)
     })();
     written.unwrap_or_else(|error: io::Error| panic!("{}: {error}", path.display()));
-}
-
-fn command(dir: &Path) -> Command {
-    let mut command = Command::new(binary());
-    command.current_dir(dir).arg("-p").arg(dir).args(["-c", "nginx.conf", "-e", "error.log"]);
-    command
 }
 
 /// Starts a program that ends with this process, however this process ends.

@@ -8,7 +8,7 @@ use std::os::fd::AsRawFd;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use percent_encoding::percent_decode_str;
 use rustls::{ServerConfig, ServerConnection, StreamOwned};
@@ -36,6 +36,9 @@ pub struct Request {
     /// In the order of arrival, with what came twice.
     pub headers: Headers,
     pub body: Vec<u8>,
+    /// The same for all requests of one connection.
+    pub connection: u64,
+    pub received_at: Instant,
     keep_alive: bool,
 }
 
@@ -349,10 +352,10 @@ impl Acceptor {
         Ok(spawn("connection", move || {
             // A connection that breaks is its client's business.
             let _ = match tls {
-                None => serve(stream, &*handler, &connections.stop),
+                None => serve(stream, id, &*handler, &connections.stop),
                 Some(tls) => {
                     let mut stream = StreamOwned::new(tls, stream);
-                    let served = serve(&mut stream, &*handler, &connections.stop);
+                    let served = serve(&mut stream, id, &*handler, &connections.stop);
                     stream.conn.send_close_notify();
                     served.and_then(|()| stream.flush())
                 }
@@ -363,9 +366,15 @@ impl Acceptor {
 }
 
 /// Answers the requests of one connection, until it is closed.
-fn serve(mut stream: impl Stream, handler: &dyn Handler, stop: &Arc<Stop>) -> io::Result<()> {
+fn serve(
+    mut stream: impl Stream,
+    connection: u64,
+    handler: &dyn Handler,
+    stop: &Arc<Stop>,
+) -> io::Result<()> {
     let mut received = Vec::new();
     while let Some(request) = read_request(&mut stream, &mut received)? {
+        let request = Request { connection, ..request };
         let response = match handler(&request, stop) {
             Answer::Response(response) => response,
             Answer::TakeOver(take) => return take(&mut stream),
@@ -426,6 +435,8 @@ fn parse_head(received: &[u8]) -> io::Result<Option<(Request, usize)>> {
         path: path.to_owned(),
         query: query.to_owned(),
         body: Vec::new(),
+        connection: 0,
+        received_at: Instant::now(),
         keep_alive: parsed.version == Some(1) && !connection.eq_ignore_ascii_case("close"),
         headers,
     };

@@ -59,6 +59,7 @@ fn main() -> ExitCode {
     if let Some(cookie) = session {
         visit.first_request(&cookie, &target.identity);
         visit.second_request(&cookie, &target.identity);
+        visit.page(&cookie);
     }
     visit.forged_header(&target);
 
@@ -141,13 +142,22 @@ impl Visit {
         self.check(&format!("token status {status}"), token_status(&reply) == status);
     }
 
+    fn page(&mut self, cookie: &str) {
+        title("4. NPM's page opens signed in: it brings a marker for the browser, and no token.");
+        let reply = self.client.request("GET", PAGE).header("Cookie", cookie).send();
+        show("GET", PAGE, &Reply { body: Vec::new(), ..reply.clone() });
+        let page = reply.text();
+        self.check("the marker is in the page", page.contains("npm-token-inject-"));
+        self.check("no token is in the page", !page.contains("eyJ"));
+    }
+
     fn forged_header(&mut self, target: &Target) {
-        title("4. A forged X-authentik-username without a session gets nothing.");
+        title("5. A forged X-authentik-username without a session gets nothing.");
         let seen = target.small.as_ref().map(|npm| npm.requests().len());
         let forged = self.client.request("GET", ME).header("X-authentik-username", "akadmin");
         let reply = forged.send();
         show("GET", ME, &reply);
-        self.check("sent to Authentik", reply.status == 302);
+        self.check("turned away", reply.status == 401);
         if let (Some(npm), Some(seen)) = (&target.small, seen) {
             self.check("NPM saw no request", npm.requests().len() == seen);
         }

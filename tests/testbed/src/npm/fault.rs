@@ -8,6 +8,9 @@ use super::{api, State};
 use crate::server::{lock, Answer, Request, Response, Stream};
 use crate::wait::Stop;
 
+/// How often a login that is held looks whether it still is.
+const HOLD_INTERVAL: Duration = Duration::from_millis(1);
+
 /// A fault in the answers to `POST /api/tokens`.
 #[derive(Clone, Debug)]
 pub enum Fault {
@@ -37,6 +40,8 @@ pub enum Fault {
     Redirect(String),
     /// The right answer, later by that much.
     Delay(Duration),
+    /// The right answer, as soon as the fault is cleared.
+    Hold,
     /// 400 with what was sent as its message.
     Echo,
 }
@@ -67,6 +72,14 @@ pub(super) fn answer(
         Fault::Delay(pause) => {
             if stop.pause(pause) {
                 return take_over(|_| Ok(()));
+            }
+            right()
+        }
+        Fault::Hold => {
+            while matches!(lock(state).fault, Some(Fault::Hold)) {
+                if stop.pause(HOLD_INTERVAL) {
+                    return take_over(|_| Ok(()));
+                }
             }
             right()
         }

@@ -1,0 +1,260 @@
+//! The headers of a request: what the module reads of them, and the few that it changes.
+
+use std::mem::size_of;
+use std::ptr;
+
+use ngx::ffi::{
+    ngx_http_request_t, ngx_int_t, ngx_list_init, ngx_list_part_t, ngx_list_push, ngx_list_t,
+    ngx_str_t, ngx_table_elt_t, ngx_uint_t, NGX_OK,
+};
+use ngx::http::Request;
+
+use crate::sso::origin::Provenance;
+
+const AUTHORIZATION: Name = Name::new(b"Authorization", b"authorization");
+const ORIGIN: Name = Name::new(b"Origin", b"origin");
+const ACCEPT: Name = Name::new(b"Accept", b"accept");
+const SEC_FETCH_SITE: Name = Name::new(b"Sec-Fetch-Site", b"sec-fetch-site");
+const SEC_FETCH_MODE: Name = Name::new(b"Sec-Fetch-Mode", b"sec-fetch-mode");
+const SEC_FETCH_DEST: Name = Name::new(b"Sec-Fetch-Dest", b"sec-fetch-dest");
+
+/// Headers by which a client asks for less than the whole page, or for it in another form.
+const PAGE_CONDITIONS: [Name; 7] = [
+    Name::new(b"Accept-Encoding", b"accept-encoding"),
+    Name::new(b"If-Match", b"if-match"),
+    Name::new(b"If-Modified-Since", b"if-modified-since"),
+    Name::new(b"If-None-Match", b"if-none-match"),
+    Name::new(b"If-Range", b"if-range"),
+    Name::new(b"If-Unmodified-Since", b"if-unmodified-since"),
+    Name::new(b"Range", b"range"),
+];
+
+/// Memory of the request is out.
+#[derive(Debug)]
+pub struct OutOfMemory;
+
+/// A header's name: as it is usually written, in lowercase, and its hash as nginx makes it.
+struct Name {
+    usual: &'static [u8],
+    lowercase: &'static [u8],
+    hash: ngx_uint_t,
+}
+
+impl Name {
+    const fn new(usual: &'static [u8], lowercase: &'static [u8]) -> Self {
+        // ngx_hash_key, by which ngx_http_proxy_create_request looks up what it does not pass on.
+        let mut hash: ngx_uint_t = 0;
+        let mut i = 0;
+        while i < lowercase.len() {
+            hash = hash.wrapping_mul(31).wrapping_add(lowercase[i] as ngx_uint_t);
+            i += 1;
+        }
+        Self { usual, lowercase, hash }
+    }
+
+    fn is_of(&self, header: &ngx_table_elt_t) -> bool {
+        if header.hash != self.hash || header.key.len != self.usual.len() {
+            return false;
+        }
+        let name = header.key.as_bytes();
+        // Browsers write it in one of these ways, which saves looking at each letter.
+        name == self.usual || name == self.lowercase || name.eq_ignore_ascii_case(self.usual)
+    }
+}
+
+/// The `Authorization` that stands in a request.
+#[derive(Clone, Copy, Default)]
+pub struct Sent {
+    first: Option<ngx_str_t>,
+    /// nginx refuses a client's second one (`ngx_http_process_unique_header_line`); another module
+    /// may have put it there.
+    count: usize,
+}
+
+impl Sent {
+    /// Its value, if there is one and not several.
+    pub fn only_one(&self) -> Option<ngx_str_t> {
+        self.first.filter(|_| self.count == 1)
+    }
+}
+
+/// Reads what matters of a request's headers, all in one go.
+pub fn read(request: &Request) -> (Sent, Provenance<'_>) {
+    let r: &ngx_http_request_t = request.as_ref();
+    let mut sent = Sent::default();
+    let mut provenance = Provenance::default();
+    for part in parts(&r.headers_in.headers) {
+        for header in part {
+            // Most headers end here, with no more than a look at the length of their names.
+            let place = match header.key.len {
+                6 if ACCEPT.is_of(header) => &mut provenance.accept,
+                6 if ORIGIN.is_of(header) => &mut provenance.origin,
+                14 if SEC_FETCH_SITE.is_of(header) => &mut provenance.fetch_site,
+                14 if SEC_FETCH_MODE.is_of(header) => &mut provenance.fetch_mode,
+                14 if SEC_FETCH_DEST.is_of(header) => &mut provenance.fetch_dest,
+                13 if AUTHORIZATION.is_of(header) => {
+                    sent.first.get_or_insert(header.value);
+                    sent.count += 1;
+                    continue;
+                }
+                _ => continue,
+            };
+            place.get_or_insert(header.value.as_bytes());
+        }
+    }
+    (sent, provenance)
+}
+
+/// A request's headers as they were before the module changed them.
+pub struct Original {
+    /// The list, where it was replaced by another.
+    list: Option<ngx_list_t>,
+    header: *mut ngx_table_elt_t,
+    value: Option<ngx_str_t>,
+    disable_not_modified: u32,
+}
+
+/// Makes `value` the one and only `Authorization`, or leaves none. For a `whole_page`, what asks
+/// for less than that, or for another form of it, does not go to the upstream either; nginx itself
+/// still knows of it, so that it compresses the page for the client.
+///
+/// # Errors
+///
+/// When memory is out. The request must not go on then: what the client sent may still be there.
+pub fn change(
+    request: &mut Request,
+    sent: Sent,
+    value: Option<ngx_str_t>,
+    whole_page: bool,
+) -> Result<Original, OutOfMemory> {
+    let r: &mut ngx_http_request_t = request.as_mut();
+    let mut original = Original {
+        list: None,
+        header: r.headers_in.authorization,
+        value: sent.first,
+        disable_not_modified: r.disable_not_modified(),
+    };
+    match (sent.count, value) {
+        (0, _) | (1, Some(_)) if !whole_page => {}
+        _ => original.list = Some(leave_out(r, whole_page)?),
+    }
+    if whole_page {
+        r.set_disable_not_modified(1);
+    }
+    if let Some(value) = value {
+        // SAFETY: null, or the header in the list that nginx, or `push`, has pointed at.
+        match unsafe { r.headers_in.authorization.as_mut() } {
+            Some(header) => header.value = value,
+            None => push(r, value)?,
+        }
+    }
+    Ok(original)
+}
+
+/// Takes a change back.
+///
+/// # Errors
+///
+/// When memory is out. The request must not go on then: the module's token may still be there.
+pub fn restore(request: &mut Request, original: Original) -> Result<(), OutOfMemory> {
+    let r: &mut ngx_http_request_t = request.as_mut();
+    r.set_disable_not_modified(original.disable_not_modified);
+    match (original.list, original.value) {
+        (Some(list), _) => r.headers_in.headers = list,
+        (None, Some(value)) => {
+            // SAFETY: where there was a value, there was a header, and it has stayed in its place.
+            if let Some(header) = unsafe { original.header.as_mut() } {
+                header.value = value;
+            }
+        }
+        (None, None) => {
+            leave_out(r, false)?;
+        }
+    }
+    r.headers_in.authorization = original.header;
+    Ok(())
+}
+
+fn push(r: &mut ngx_http_request_t, value: ngx_str_t) -> Result<(), OutOfMemory> {
+    // SAFETY: the list is the request's own, of ngx_table_elt_t; the names are static, and nginx
+    // does not write to them.
+    unsafe {
+        let header = ngx_list_push(&mut r.headers_in.headers).cast::<ngx_table_elt_t>();
+        if header.is_null() {
+            return Err(OutOfMemory);
+        }
+        header.write(std::mem::zeroed());
+        (*header).hash = AUTHORIZATION.hash;
+        (*header).key = ngx_str_t {
+            len: AUTHORIZATION.usual.len(),
+            data: AUTHORIZATION.usual.as_ptr().cast_mut(),
+        };
+        (*header).value = value;
+        (*header).lowcase_key = AUTHORIZATION.lowercase.as_ptr().cast_mut();
+        r.headers_in.authorization = header;
+    }
+    Ok(())
+}
+
+/// Leaves every `Authorization` out, and for a `whole_page` what asks for less, by copying the
+/// other headers to a new list. Returns the old one.
+///
+/// Elements cannot be taken out of a list in place: nginx holds pointers to others behind them,
+/// and a part that becomes empty is read all the same (`ngx_http_proxy_create_request`). The old
+/// elements stay where those pointers expect them.
+fn leave_out(r: &mut ngx_http_request_t, whole_page: bool) -> Result<ngx_list_t, OutOfMemory> {
+    let is_left_out = |header: &ngx_table_elt_t| {
+        AUTHORIZATION.is_of(header)
+            || whole_page && PAGE_CONDITIONS.iter().any(|name| name.is_of(header))
+    };
+    let kept = || parts(&r.headers_in.headers).flatten().filter(|header| !is_left_out(header));
+    let count = kept().count();
+    let size = size_of::<ngx_table_elt_t>();
+    // SAFETY: the pool is the request's, and gives room for one header more than is copied. The
+    // list's `last` points at its own first part, and is set right when that has come to rest.
+    unsafe {
+        let mut list: ngx_list_t = std::mem::zeroed();
+        if ngx_list_init(&mut list, r.pool, count + 1, size) != NGX_OK as ngx_int_t {
+            return Err(OutOfMemory);
+        }
+        for (index, header) in kept().enumerate() {
+            list.part.elts.cast::<ngx_table_elt_t>().add(index).write(ptr::read(header));
+        }
+        list.part.nelts = count;
+        let old = std::mem::replace(&mut r.headers_in.headers, list);
+        r.headers_in.headers.last = ptr::addr_of_mut!(r.headers_in.headers.part);
+        r.headers_in.authorization = ptr::null_mut();
+        Ok(old)
+    }
+}
+
+fn parts(list: &ngx_list_t) -> impl Iterator<Item = &[ngx_table_elt_t]> {
+    let mut next: Option<&ngx_list_part_t> = Some(&list.part);
+    std::iter::from_fn(move || {
+        let part = next?;
+        // SAFETY: parts are linked by valid pointers, the last one's being null; each holds nelts
+        // elements, of this type in a list of headers.
+        unsafe {
+            next = part.next.as_ref();
+            Some(match part.nelts {
+                0 => &[],
+                nelts => std::slice::from_raw_parts(part.elts.cast(), nelts),
+            })
+        }
+    })
+}
+
+/// A copy in the request's pool.
+///
+/// # Errors
+///
+/// When memory is out.
+pub fn copy(request: &Request, text: &[u8]) -> Result<ngx_str_t, OutOfMemory> {
+    let data = request.pool().alloc_unaligned(text.len()).cast::<u8>();
+    if data.is_null() {
+        return Err(OutOfMemory);
+    }
+    // SAFETY: the pool has just given text.len() bytes.
+    unsafe { ptr::copy_nonoverlapping(text.as_ptr(), data, text.len()) };
+    Ok(ngx_str_t { len: text.len(), data })
+}

@@ -1,0 +1,433 @@
+//! The filter that puts the script into NPM's page.
+//!
+//! A module of its own, for a module has one place in nginx's order: the handlers of the other one
+//! may stand anywhere, this one's must come before `ngx_http_copy_filter_module`, whose place is
+//! the last that sees a response as the upstream sent it, uncompressed and in memory.
+
+use std::ffi::c_char;
+use std::mem::size_of;
+use std::ptr;
+
+use ngx::core::{NgxStr, Pool, Status};
+use ngx::ffi::{
+    ngx_alloc_chain_link, ngx_buf_t, ngx_chain_t, ngx_conf_t, ngx_http_module_t,
+    ngx_http_output_body_filter_pt, ngx_http_output_header_filter_pt, ngx_http_request_t,
+    ngx_http_top_body_filter, ngx_http_top_header_filter, ngx_int_t, ngx_list_push, ngx_module_t,
+    ngx_str_t, ngx_table_elt_t, ngx_uint_t, NGX_HTTP_MODULE, NGX_HTTP_OK,
+};
+use ngx::http::{HttpModuleLocationConf, HttpModuleMainConf, Request};
+
+use super::context::{Page, RequestContext};
+use super::directive::{Directive, Settings};
+use super::headers_in::{copy, OutOfMemory};
+use super::log::Throttle;
+use super::logins::now;
+use super::TokenInject;
+use crate::sso::marker::Marker;
+use crate::sso::page::{self, Place, Scanner, HELD_MAX};
+
+/// The order of this module among nginx's own (see `ngx_add_module`).
+pub const ORDER: [*const c_char; 2] =
+    [c"ngx_http_npm_token_inject_filter_module".as_ptr(), c"ngx_http_copy_filter_module".as_ptr()];
+
+static CONTEXT: ngx_http_module_t = ngx_http_module_t {
+    preconfiguration: None,
+    postconfiguration: Some(postconfiguration),
+    create_main_conf: None,
+    init_main_conf: None,
+    create_srv_conf: None,
+    merge_srv_conf: None,
+    create_loc_conf: None,
+    merge_loc_conf: None,
+};
+
+/// The module, under the name that nginx knows it by.
+#[used]
+#[allow(non_upper_case_globals)]
+pub static mut ngx_http_npm_token_inject_filter_module: ngx_module_t = ngx_module_t {
+    ctx: ptr::addr_of!(CONTEXT).cast_mut().cast(),
+    type_: NGX_HTTP_MODULE as ngx_uint_t,
+    ..ngx_module_t::default()
+};
+
+/// The filters behind this one. Set while a configuration is read, in a process with one thread.
+static mut NEXT_HEADER_FILTER: ngx_http_output_header_filter_pt = None;
+static mut NEXT_BODY_FILTER: ngx_http_output_body_filter_pt = None;
+
+extern "C" fn postconfiguration(cf: *mut ngx_conf_t) -> ngx_int_t {
+    // SAFETY: nginx passes a configuration that is valid for the call.
+    let main = TokenInject::main_conf(unsafe { &*cf });
+    if main.is_some_and(|main| main.opens_pages()) {
+        // SAFETY: nginx reads its configuration in one thread, and filters chain up like this.
+        unsafe {
+            NEXT_HEADER_FILTER = ngx_http_top_header_filter;
+            ngx_http_top_header_filter = Some(header_filter);
+            NEXT_BODY_FILTER = ngx_http_top_body_filter;
+            ngx_http_top_body_filter = Some(body_filter);
+        }
+    }
+    Status::NGX_OK.into()
+}
+
+unsafe extern "C" fn header_filter(r: *mut ngx_http_request_t) -> ngx_int_t {
+    // SAFETY: nginx passes a valid request.
+    let request = unsafe { Request::from_ngx_http_request(r) };
+    if let Some(RequestContext { page: Page::Opens | Page::MayOpen, .. }) =
+        RequestContext::of(request)
+    {
+        if prepare(request).is_err() {
+            return Status::NGX_ERROR.into();
+        }
+    }
+    // SAFETY: set before any request, to the filter that nginx had at the top.
+    match unsafe { NEXT_HEADER_FILTER } {
+        // SAFETY: as nginx calls it.
+        Some(next) => unsafe { next(r) },
+        None => Status::NGX_OK.into(),
+    }
+}
+
+unsafe extern "C" fn body_filter(r: *mut ngx_http_request_t, input: *mut ngx_chain_t) -> ngx_int_t {
+    // SAFETY: nginx passes a valid request; the slot of this module holds what `prepare` put
+    // there, or null.
+    let output = unsafe {
+        let slot = (*r).ctx.add(ngx_http_npm_token_inject_filter_module.ctx_index);
+        match (*slot).cast::<OpenPage>().as_mut() {
+            None => input,
+            Some(page) => {
+                let Ok(output) = page.filter(Pool::from_ngx_pool((*r).pool), input) else {
+                    return Status::NGX_ERROR.into();
+                };
+                if page.is_done {
+                    *slot = ptr::null_mut();
+                }
+                if output.is_null() && !input.is_null() {
+                    return Status::NGX_OK.into();
+                }
+                output
+            }
+        }
+    };
+    // SAFETY: as in header_filter.
+    match unsafe { NEXT_BODY_FILTER } {
+        // SAFETY: as nginx calls it.
+        Some(next) => unsafe { next(r, output) },
+        None => Status::NGX_OK.into(),
+    }
+}
+
+/// Makes the response ready for the script, if it is a page that can take it.
+fn prepare(request: &mut Request) -> Result<(), OutOfMemory> {
+    static ENCODED: Throttle = Throttle::new();
+
+    let Some(Directive::On(settings)) = TokenInject::location_conf(request.as_ref()) else {
+        return Ok(());
+    };
+    let r: &ngx_http_request_t = request.as_ref();
+    if !request.is_main() || r.headers_out.status != NGX_HTTP_OK as ngx_uint_t || !is_html(r) {
+        return Ok(());
+    }
+    if let Some(encoding) = encoding(r) {
+        if ENCODED.lets_through(now()) {
+            log_warn!(
+                request.log(),
+                "NPM's page is encoded as \"{}\" and opens at NPM's login; \
+                 remove what makes the upstream compress it, such as a proxy_set_header \
+                 Accept-Encoding in this location",
+                NgxStr::from_bytes(encoding.as_bytes())
+            );
+        }
+        return Ok(());
+    }
+    let script = match r.header_only() {
+        0 => Some(script(request, settings)?),
+        _ => None,
+    };
+    let r: &mut ngx_http_request_t = request.as_mut();
+    forbid_caching(r)?;
+    let Some(script) = script else {
+        return Ok(());
+    };
+    r.set_filter_need_in_memory(1);
+    // SAFETY: the pool gives room for the state, which needs no dropping, or null. The slot is
+    // this module's own.
+    unsafe {
+        let page = request.pool().alloc(size_of::<OpenPage>()).cast::<OpenPage>();
+        if page.is_null() {
+            return Err(OutOfMemory);
+        }
+        page.write(OpenPage::new(script));
+        let index = ngx_http_npm_token_inject_filter_module.ctx_index;
+        *request.as_mut().ctx.add(index) = page.cast();
+    }
+    Ok(())
+}
+
+fn script(request: &Request, settings: &Settings) -> Result<ngx_str_t, OutOfMemory> {
+    let marker = marker(request, settings)?;
+    let sign_out = settings.browser.as_ref().and_then(|browser| browser.sign_out.as_deref());
+    copy(request, page::script(&marker, sign_out).as_bytes())
+}
+
+/// The marker of the user whose request this is.
+pub fn marker(request: &Request, settings: &Settings) -> Result<Marker, OutOfMemory> {
+    let user = settings.user.evaluate(request).ok_or(OutOfMemory)?;
+    let key = settings.zone.lock().marker_key();
+    Ok(Marker::of(user, &key, now()))
+}
+
+fn is_html(r: &ngx_http_request_t) -> bool {
+    const HTML: &[u8] = b"text/html";
+    let kind = r.headers_out.content_type.as_bytes();
+    let Some((kind, rest)) = kind.split_at_checked(HTML.len()) else {
+        return false;
+    };
+    kind.eq_ignore_ascii_case(HTML) && matches!(rest.first(), None | Some(b';' | b' ' | b'\t'))
+}
+
+fn encoding(r: &ngx_http_request_t) -> Option<ngx_str_t> {
+    // SAFETY: null, or a header of the response.
+    let header = unsafe { r.headers_out.content_encoding.as_ref() }?;
+    let is_none = header.value.is_empty() || header.value.as_bytes() == b"identity";
+    (header.hash != 0 && !is_none).then_some(header.value)
+}
+
+/// The page is one user's, and is to be asked for anew each time: whatever says how long it is,
+/// which version it is or how long it may be kept is taken away.
+fn forbid_caching(r: &mut ngx_http_request_t) -> Result<(), OutOfMemory> {
+    let out = &mut r.headers_out;
+    out.content_length_n = -1;
+    out.last_modified_time = -1;
+    for header in [
+        &mut out.content_length,
+        &mut out.last_modified,
+        &mut out.etag,
+        &mut out.accept_ranges,
+        &mut out.expires,
+    ] {
+        // SAFETY: null, or a header of the response. Without a hash it is not sent.
+        if let Some(header) = unsafe { header.as_mut() } {
+            header.hash = 0;
+        }
+        *header = ptr::null_mut();
+    }
+    r.set_allow_ranges(0);
+
+    let mut part = ptr::addr_of_mut!(r.headers_out.headers.part);
+    // SAFETY: parts are linked by valid pointers, the last one's being null; each holds nelts
+    // headers.
+    while let Some(this) = unsafe { part.as_mut() } {
+        for index in 0..this.nelts {
+            // SAFETY: as above.
+            let header = unsafe { &mut *this.elts.cast::<ngx_table_elt_t>().add(index) };
+            let name = header.key.as_bytes();
+            if name.eq_ignore_ascii_case(b"Cache-Control") || name.eq_ignore_ascii_case(b"Pragma") {
+                header.hash = 0;
+            }
+        }
+        part = this.next;
+    }
+    add_header(r, "Cache-Control", "no-store")
+}
+
+/// Adds a header to a response.
+pub fn add_header(
+    r: &mut ngx_http_request_t,
+    name: &'static str,
+    value: &'static str,
+) -> Result<(), OutOfMemory> {
+    let text = |text: &'static str| ngx_str_t { len: text.len(), data: text.as_ptr().cast_mut() };
+    // SAFETY: the list is the response's own, and gives room for one header, or null.
+    unsafe {
+        let header = ngx_list_push(&mut r.headers_out.headers).cast::<ngx_table_elt_t>();
+        if header.is_null() {
+            return Err(OutOfMemory);
+        }
+        header.write(std::mem::zeroed());
+        (*header).hash = 1;
+        (*header).key = text(name);
+        (*header).value = text(value);
+    }
+    Ok(())
+}
+
+/// A page on its way to the browser. Lives in the request's pool.
+struct OpenPage {
+    scanner: Scanner,
+    script: ngx_str_t,
+    held: [u8; HELD_MAX],
+    held_len: usize,
+    is_done: bool,
+}
+
+impl OpenPage {
+    fn new(script: ngx_str_t) -> Self {
+        Self {
+            scanner: Scanner::default(),
+            script,
+            held: [0; HELD_MAX],
+            held_len: 0,
+            is_done: false,
+        }
+    }
+
+    /// Puts the script into its place, if it is in this part of the page.
+    fn filter(
+        &mut self,
+        pool: Pool,
+        input: *mut ngx_chain_t,
+    ) -> Result<*mut ngx_chain_t, OutOfMemory> {
+        let mut output = Output::new(pool);
+        let mut link = input;
+        // SAFETY: nginx passes a chain of valid buffers.
+        while let Some(this) = unsafe { link.as_mut() } {
+            link = this.next;
+            if self.is_done {
+                output.append_rest(this);
+                break;
+            }
+            // SAFETY: as above.
+            let buffer = unsafe { &mut *this.buf };
+            self.pass(&mut output, buffer)?;
+        }
+        Ok(output.first)
+    }
+
+    fn pass(&mut self, output: &mut Output, buffer: &mut ngx_buf_t) -> Result<(), OutOfMemory> {
+        let piece = content(buffer);
+        let is_last = buffer.last_buf() != 0;
+        match self.scanner.feed(piece) {
+            // What is held back is the beginning of one tag, and this piece its continuation.
+            Place::NotYet { hold } if hold > piece.len() && !is_last => {
+                self.hold(piece);
+                buffer.pos = buffer.last;
+            }
+            Place::NotYet { hold } => {
+                self.let_go(output)?;
+                if !is_last {
+                    let (_, end) = piece.split_at(piece.len() - hold);
+                    self.hold(end);
+                    // SAFETY: `hold` is at most the piece's length.
+                    buffer.last = unsafe { buffer.last.sub(hold) };
+                }
+            }
+            Place::BeforeHeld => {
+                output.push(self.script.as_bytes())?;
+                self.let_go(output)?;
+                self.is_done = true;
+            }
+            Place::At(offset) => {
+                self.let_go(output)?;
+                output.push(&piece[..offset])?;
+                output.push(self.script.as_bytes())?;
+                // SAFETY: the offset is within the piece.
+                buffer.pos = unsafe { buffer.pos.add(offset) };
+                self.is_done = true;
+            }
+        }
+        output.forward(buffer)
+    }
+
+    fn hold(&mut self, bytes: &[u8]) {
+        for (place, byte) in self.held.iter_mut().skip(self.held_len).zip(bytes) {
+            *place = *byte;
+            self.held_len += 1;
+        }
+    }
+
+    fn let_go(&mut self, output: &mut Output) -> Result<(), OutOfMemory> {
+        let held = self.held.get(..self.held_len).unwrap_or_default();
+        self.held_len = 0;
+        output.push(held)
+    }
+}
+
+/// A chain that is being put together. Its links are new: those of the input are the caller's.
+struct Output {
+    pool: Pool,
+    first: *mut ngx_chain_t,
+    last: *mut ngx_chain_t,
+}
+
+impl Output {
+    fn new(pool: Pool) -> Self {
+        Self { pool, first: ptr::null_mut(), last: ptr::null_mut() }
+    }
+
+    /// Adds a copy of the bytes: where they are now may be used again before they are sent.
+    fn push(&mut self, bytes: &[u8]) -> Result<(), OutOfMemory> {
+        if bytes.is_empty() {
+            return Ok(());
+        }
+        let copy = self.pool.alloc_unaligned(bytes.len()).cast::<u8>();
+        let buffer = self.new_buffer()?;
+        if copy.is_null() {
+            return Err(OutOfMemory);
+        }
+        // SAFETY: the pool has given bytes.len() bytes.
+        unsafe {
+            ptr::copy_nonoverlapping(bytes.as_ptr(), copy, bytes.len());
+            buffer.last = copy.add(bytes.len());
+        }
+        buffer.pos = copy;
+        buffer.start = copy;
+        buffer.end = buffer.last;
+        buffer.set_temporary(1);
+        self.append(buffer)
+    }
+
+    /// Adds a buffer of the input. One that has been emptied is not sent on, which would be an
+    /// error to nginx; the orders that it carries are.
+    fn forward(&mut self, buffer: &mut ngx_buf_t) -> Result<(), OutOfMemory> {
+        let in_memory = buffer.temporary() | buffer.memory() | buffer.mmap() != 0;
+        if !in_memory || buffer.pos != buffer.last {
+            return self.append(buffer);
+        }
+        let orders = buffer.flush() | buffer.sync() | buffer.last_buf() | buffer.last_in_chain();
+        if orders == 0 {
+            return Ok(());
+        }
+        let special = self.new_buffer()?;
+        special.set_flush(buffer.flush());
+        special.set_sync(1);
+        special.set_last_buf(buffer.last_buf());
+        special.set_last_in_chain(buffer.last_in_chain());
+        self.append(special)
+    }
+
+    fn append(&mut self, buffer: &mut ngx_buf_t) -> Result<(), OutOfMemory> {
+        // SAFETY: the pool is the request's.
+        let link = unsafe { ngx_alloc_chain_link(self.pool.as_ptr()) };
+        // SAFETY: a new link, or null.
+        unsafe { link.as_mut() }.ok_or(OutOfMemory)?.buf = buffer;
+        self.append_rest(link);
+        // SAFETY: as above.
+        unsafe { (*link).next = ptr::null_mut() };
+        Ok(())
+    }
+
+    /// Adds a whole chain, after which nothing can be added.
+    fn append_rest(&mut self, link: *mut ngx_chain_t) {
+        // SAFETY: the last link is null, or one that `append` has made.
+        match unsafe { self.last.as_mut() } {
+            Some(last) => last.next = link,
+            None => self.first = link,
+        }
+        self.last = link;
+    }
+
+    fn new_buffer(&self) -> Result<&'static mut ngx_buf_t, OutOfMemory> {
+        // SAFETY: zeroed memory of the pool, for which all zeros is an empty buffer, or null. It
+        // lives as long as the request, and is used only while it does.
+        unsafe { self.pool.calloc_type::<ngx_buf_t>().as_mut() }.ok_or(OutOfMemory)
+    }
+}
+
+fn content(buffer: &ngx_buf_t) -> &'static [u8] {
+    if buffer.temporary() | buffer.memory() | buffer.mmap() == 0 || buffer.pos >= buffer.last {
+        return &[];
+    }
+    // SAFETY: a buffer in memory holds what is between pos and last; it is not written to while
+    // the filter runs.
+    unsafe { std::slice::from_raw_parts(buffer.pos, buffer.last.offset_from(buffer.pos) as usize) }
+}

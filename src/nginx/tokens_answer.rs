@@ -1,0 +1,59 @@
+//! The answer to `GET /api/tokens`, by which NPM's UI renews its token: the marker, renewed.
+//!
+//! NPM itself would answer with a JWT, and the UI would keep it in the browser.
+
+use ngx::core::Status;
+use ngx::ffi::{
+    ngx_http_complex_value_t, ngx_http_request_t, ngx_http_send_response, ngx_int_t, NGX_HTTP_GET,
+    NGX_HTTP_HEAD, NGX_HTTP_INTERNAL_SERVER_ERROR, NGX_HTTP_OK,
+};
+use ngx::http::{HttpModuleLocationConf, Request};
+use ngx::ngx_string;
+
+use super::directive::Directive;
+use super::headers_in::{copy, OutOfMemory};
+use super::page_filter::{add_header, marker};
+use super::TokenInject;
+
+/// Whether the request only reads.
+pub fn is_read(request: &Request) -> bool {
+    request.as_ref().method as u32 & (NGX_HTTP_GET | NGX_HTTP_HEAD) != 0
+}
+
+/// Whether the request goes to NPM's API, which has no pages.
+pub fn is_api(request: &Request) -> bool {
+    request.as_ref().uri.as_bytes().starts_with(b"/api/")
+}
+
+/// Whether NPM would answer this request with a token. Its router takes any case, and a slash at
+/// the end (Express: not `strict`, not `caseSensitive`).
+pub fn asks_for_token(request: &Request) -> bool {
+    const PATH: &[u8] = b"/api/tokens";
+    let Some((path, rest)) = request.as_ref().uri.as_bytes().split_at_checked(PATH.len()) else {
+        return false;
+    };
+    rest.iter().all(|&b| b == b'/') && path.eq_ignore_ascii_case(PATH) && is_read(request)
+}
+
+/// Answers in the place of the location's own content handler.
+pub unsafe extern "C" fn answer(r: *mut ngx_http_request_t) -> ngx_int_t {
+    // SAFETY: nginx passes a valid request.
+    let request = unsafe { Request::from_ngx_http_request(r) };
+    send(request).map_or(NGX_HTTP_INTERNAL_SERVER_ERROR as ngx_int_t, Into::into)
+}
+
+fn send(request: &mut Request) -> Result<Status, OutOfMemory> {
+    let Some(Directive::On(settings)) = TokenInject::location_conf(request.as_ref()) else {
+        return Ok(Status(NGX_HTTP_INTERNAL_SERVER_ERROR as ngx_int_t));
+    };
+    let json = copy(request, marker(request, settings)?.to_json().as_bytes())?;
+    add_header(request.as_mut(), "Cache-Control", "no-store")?;
+    let mut content_type = ngx_string!("application/json; charset=utf-8");
+    // SAFETY: all zeros but for the text is a value without variables, which nginx only reads.
+    unsafe {
+        let mut body: ngx_http_complex_value_t = std::mem::zeroed();
+        body.value = json;
+        let status = NGX_HTTP_OK as usize;
+        Ok(Status(ngx_http_send_response(request.as_mut(), status, &mut content_type, &mut body)))
+    }
+}

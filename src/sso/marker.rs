@@ -1,0 +1,90 @@
+//! The marker: what the browser keeps in the place of a token.
+//!
+//! NPM's UI takes itself for signed in when its storage holds a token, and never looks inside it.
+//! So it gets a marker, which tells one Authentik user's browser from another's and opens nothing:
+//! whatever a client sends as `Authorization`, be it this, the module replaces.
+
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use base64::Engine;
+use hmac::{Hmac, Mac};
+use serde::Serialize;
+use sha2::Sha256;
+use time::format_description::well_known::iso8601::{Config, EncodedConfig, TimePrecision};
+use time::format_description::well_known::Iso8601;
+use time::OffsetDateTime;
+
+use super::token::Millis;
+
+/// How long the UI takes a marker for valid. It asks for a new one every five minutes; a browser
+/// that slept longer than this would show NPM's login page. Milliseconds: two weeks.
+pub const LIFE: Millis = 14 * 24 * 60 * 60 * 1000;
+
+/// What markers are made with: random bytes, which stay in the shared zone.
+pub type MarkerKey = [u8; 32];
+
+/// As JavaScript's `toISOString` writes a time, which is how NPM sends it.
+const JAVASCRIPT: EncodedConfig = Config::DEFAULT
+    .set_time_precision(TimePrecision::Second { decimal_digits: std::num::NonZero::new(3) })
+    .set_year_is_six_digits(false)
+    .encode();
+
+/// A marker and its expiry, as NPM answers to `GET /api/tokens`.
+#[derive(Debug, Serialize, PartialEq, Eq)]
+pub struct Marker {
+    /// Text of the base64url alphabet, and no JWT.
+    pub token: String,
+    pub expires: String,
+}
+
+impl Marker {
+    /// The marker of an Authentik user, as of `now`.
+    pub fn of(user: &[u8], key: &MarkerKey, now: Millis) -> Self {
+        let expires = OffsetDateTime::from_unix_timestamp(((now + LIFE) / 1000) as i64)
+            .ok()
+            .and_then(|time| time.format(&Iso8601::<JAVASCRIPT>).ok());
+        Self { token: token(user, key), expires: expires.unwrap_or_default() }
+    }
+
+    /// The body of the answer.
+    pub fn to_json(&self) -> String {
+        // Both are plain ASCII text without quotes: this does not fail.
+        serde_json::to_string(self).unwrap_or_default()
+    }
+}
+
+fn token(user: &[u8], key: &MarkerKey) -> String {
+    // HMAC takes keys of any length.
+    let mac = Hmac::<Sha256>::new_from_slice(key).map(|mac| mac.chain_update(user).finalize());
+    let mac = mac.map(|mac| URL_SAFE_NO_PAD.encode(mac.into_bytes())).unwrap_or_default();
+    format!("npm-token-inject-{mac}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sso::token::is_live_npm_token;
+
+    const NOW: Millis = 1_700_000_000_000;
+
+    #[test]
+    fn a_marker_is_one_users_and_as_unguessable_as_its_key() {
+        let marker = |user: &str, key: u8| Marker::of(user.as_bytes(), &[key; 32], NOW).token;
+        assert_eq!(marker("akadmin", 1), marker("akadmin", 1));
+        assert_ne!(marker("akadmin", 1), marker("bob", 1));
+        assert_ne!(marker("akadmin", 1), marker("akadmin", 2));
+        assert_eq!(marker("akadmin", 1).len(), "npm-token-inject-".len() + 43);
+    }
+
+    #[test]
+    fn a_marker_is_no_token_that_a_client_may_keep() {
+        let marker = Marker::of(b"akadmin", &[1; 32], NOW).token;
+        assert!(!is_live_npm_token(format!("Bearer {marker}").as_bytes(), NOW));
+    }
+
+    #[test]
+    fn the_answer_has_npms_own_format() {
+        let json = Marker::of(b"akadmin", &[1; 32], NOW).to_json();
+        assert!(json.starts_with(r#"{"token":"npm-token-inject-"#), "{json}");
+        assert!(json.ends_with(r#"","expires":"2023-11-28T22:13:20.000Z"}"#), "{json}");
+    }
+}

@@ -1,0 +1,48 @@
+//! The NPM that a test runs against: a real one, or the small one of this crate.
+
+use std::env;
+
+use crate::client::Client;
+use crate::npm::Npm;
+
+/// A running NPM, and an administrator of it.
+pub struct Target {
+    /// `http://HOST:PORT`.
+    pub url: String,
+    pub identity: String,
+    pub secret: String,
+    /// The small one, where that is it.
+    pub stand_in: Option<Npm>,
+}
+
+impl Target {
+    /// The NPM at `$TEST_NPM`, with the administrator `$TEST_NPM_IDENTITY` and its
+    /// `$TEST_NPM_SECRET`; where that is not set, a small one, which is started.
+    ///
+    /// # Panics
+    ///
+    /// When only some of the three are set.
+    pub fn from_environment() -> Self {
+        let variable = |name: &str| env::var(name).ok().filter(|value| !value.is_empty());
+        let Some(url) = variable("TEST_NPM") else {
+            let npm = Npm::start();
+            let identity = "admin@example.com".to_owned();
+            let secret = npm.secret(&identity);
+            return Self { url: npm.url(), identity, secret, stand_in: Some(npm) };
+        };
+        let needed = |name: &str| {
+            variable(name).unwrap_or_else(|| panic!("TEST_NPM needs {name}, of an administrator"))
+        };
+        Self {
+            url: url.trim_end_matches('/').to_owned(),
+            identity: needed("TEST_NPM_IDENTITY"),
+            secret: needed("TEST_NPM_SECRET"),
+            stand_in: None,
+        }
+    }
+
+    /// A client that talks to NPM directly.
+    pub fn client(&self) -> Client {
+        Client::new(&self.url)
+    }
+}
