@@ -12,6 +12,7 @@ use super::headers_in::{self, Original, OutOfMemory, Sent};
 use super::logins::{self, Outcome, Ticket};
 use super::TokenInject;
 use crate::sso::accounts::{Account, Authorization};
+use crate::sso::token::Millis;
 
 /// What became of a request: the values of `$npm_token_status`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -63,7 +64,7 @@ pub struct RequestContext {
     /// What goes to NPM as `Authorization`; empty where nothing does. A token of the account's
     /// lives in `token`.
     pub authorization: ngx_str_t,
-    token: Option<Authorization>,
+    pub token: Option<Arc<Authorization>>,
     /// What the client sent.
     pub sent: Sent,
     /// Whether the answer is to open signed in.
@@ -72,6 +73,8 @@ pub struct RequestContext {
     original: Option<Original>,
     /// The place among those that wait for a login.
     pub ticket: Option<Ticket>,
+    /// When it began to wait.
+    pub waiting_since: Millis,
     /// How the login ended that the request waited for.
     pub outcome: Option<Outcome>,
 }
@@ -99,6 +102,7 @@ impl RequestContext {
                 page: Page::No,
                 original: None,
                 ticket: None,
+                waiting_since: 0,
                 outcome: None,
             });
             cleanup.handler = Some(DROP_CONTEXT);
@@ -137,11 +141,11 @@ impl RequestContext {
     pub fn authorize(
         &mut self,
         request: &mut Request,
-        token: Option<Authorization>,
+        token: Option<Arc<Authorization>>,
     ) -> Result<(), OutOfMemory> {
-        let value = token
-            .as_ref()
-            .map(|token| ngx_str_t { len: token.len(), data: token.as_ptr().cast_mut() });
+        let value = token.as_ref().map(|token| token.expose());
+        let value =
+            value.map(|value| ngx_str_t { len: value.len(), data: value.as_ptr().cast_mut() });
         if value.is_none() {
             self.page = Page::No;
         }

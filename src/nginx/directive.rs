@@ -12,15 +12,19 @@ use ngx::ffi::{
     ngx_array_push, ngx_command_t, ngx_conf_full_name, ngx_conf_t, ngx_hash_key_t,
     ngx_http_core_main_conf_t, ngx_http_handler_pt, ngx_http_phases_NGX_HTTP_PRECONTENT_PHASE,
     ngx_http_phases_NGX_HTTP_REWRITE_PHASE, ngx_http_request_t, ngx_http_variable_t, ngx_int_t,
-    ngx_str_t, ngx_uint_t, NGX_CONF_1MORE, NGX_HTTP_LOC_CONF, NGX_HTTP_LOC_CONF_OFFSET,
-    NGX_HTTP_MAIN_CONF, NGX_HTTP_SRV_CONF, NGX_LOG_EMERG, NGX_LOG_WARN, NGX_OK,
+    ngx_str_t, ngx_uint_t, NGX_CONF_1MORE, NGX_CONF_NOARGS, NGX_HTTP_LOC_CONF,
+    NGX_HTTP_LOC_CONF_OFFSET, NGX_HTTP_MAIN_CONF, NGX_HTTP_SRV_CONF, NGX_LOG_EMERG, NGX_LOG_WARN,
+    NGX_OK,
 };
-use ngx::http::{HttpModuleMainConf, Merge, MergeConfigError, NgxHttpCoreModule, Request};
+use ngx::http::{
+    HttpModuleLocationConf, HttpModuleMainConf, Merge, MergeConfigError, NgxHttpCoreModule, Request,
+};
 use ngx::{ngx_conf_log_error, ngx_log_error, ngx_string};
 use thiserror::Error;
 
 use super::handler;
 use super::headers_in::OutOfMemory;
+use super::status_page;
 use super::value::{variable_names, Value};
 use super::zone::Zone;
 use super::TokenInject;
@@ -31,12 +35,20 @@ use crate::sso::npm::BaseUrl;
 const DEFAULT_FILE: &str = "/data/npm_token_inject.json";
 
 /// The module's directives, as nginx reads them.
-pub static mut COMMANDS: [ngx_command_t; 2] = [
+pub static mut COMMANDS: [ngx_command_t; 3] = [
     ngx_command_t {
         name: ngx_string!("npm_token_inject"),
         type_: (NGX_HTTP_MAIN_CONF | NGX_HTTP_SRV_CONF | NGX_HTTP_LOC_CONF | NGX_CONF_1MORE)
             as ngx_uint_t,
         set: Some(set),
+        conf: NGX_HTTP_LOC_CONF_OFFSET,
+        offset: 0,
+        post: ptr::null_mut(),
+    },
+    ngx_command_t {
+        name: ngx_string!("npm_token_inject_status"),
+        type_: (NGX_HTTP_LOC_CONF | NGX_CONF_NOARGS) as ngx_uint_t,
+        set: Some(set_status),
         conf: NGX_HTTP_LOC_CONF_OFFSET,
         offset: 0,
         post: ptr::null_mut(),
@@ -53,9 +65,9 @@ pub struct MainConf {
 }
 
 impl MainConf {
-    /// Whether any location opens NPM's page signed in.
-    pub fn opens_pages(&self) -> bool {
-        self.settings.iter().any(|settings| settings.browser.is_some())
+    /// Whether the directive stands anywhere, other than `off`.
+    pub fn is_in_use(&self) -> bool {
+        !self.settings.is_empty()
     }
 }
 
@@ -280,6 +292,24 @@ extern "C" fn set(cf: *mut ngx_conf_t, _: *mut ngx_command_t, conf: *mut c_void)
     }
 }
 
+extern "C" fn set_status(
+    cf: *mut ngx_conf_t,
+    _: *mut ngx_command_t,
+    _: *mut c_void,
+) -> *mut c_char {
+    // SAFETY: nginx passes a valid configuration.
+    let cf = unsafe { &mut *cf };
+    let zone = Zone::request(cf);
+    let main = TokenInject::main_conf_mut(cf);
+    let location = NgxHttpCoreModule::location_conf_mut(cf);
+    let (Some(zone), Some(main), Some(location)) = (zone, main, location) else {
+        return NGX_CONF_ERROR;
+    };
+    main.zone = Some(zone);
+    location.handler = Some(status_page::handle);
+    NGX_CONF_OK
+}
+
 fn parse(cf: &mut ngx_conf_t, before: &Directive) -> Result<Directive, DirectiveError> {
     if !matches!(before, Directive::Unset) {
         return Err(DirectiveError::Duplicate);
@@ -412,7 +442,7 @@ pub fn finish(cf: &mut ngx_conf_t) -> Result<(), Status> {
     let Some(main) = TokenInject::main_conf(cf) else {
         return Ok(());
     };
-    if main.settings.is_empty() {
+    if !main.is_in_use() {
         return Ok(());
     }
     for settings in &main.settings {

@@ -101,11 +101,13 @@ fn begin(request: &mut Request, settings: &Settings) -> Result<Status, OutOfMemo
     match verdict {
         Verdict::CrossSite => {
             context.status = TokenStatus::CrossSite;
+            settings.zone.lock().totals().cross_site += 1;
             context.authorize(request, None)?;
             Ok(Status::NGX_DECLINED)
         }
         Verdict::Own(token) => {
             context.status = TokenStatus::Kept;
+            settings.zone.lock().totals().kept += 1;
             context.authorization = token;
             Ok(Status::NGX_DECLINED)
         }
@@ -115,6 +117,7 @@ fn begin(request: &mut Request, settings: &Settings) -> Result<Status, OutOfMemo
         }
         Verdict::NoAccount => {
             context.status = TokenStatus::NoAccount;
+            settings.zone.lock().totals().no_account += 1;
             context.authorize(request, None)?;
             Ok(settings.on_error.answer(NGX_HTTP_FORBIDDEN))
         }
@@ -193,7 +196,10 @@ fn sign_in(
 ) -> Result<Status, OutOfMemory> {
     let found = logins::find(&mut settings.zone.lock(), &account);
     let waits = match found {
-        Found::Token(token) => {
+        Found::Token { token, renew } => {
+            if renew {
+                logins::renew(settings.zone, &account, token.clone());
+            }
             context.account = Some(account);
             return succeed(request, context, settings, TokenStatus::Hit, token);
         }
@@ -215,7 +221,12 @@ fn resume(
     context: &mut RequestContext,
     settings: &Settings,
 ) -> Result<Status, OutOfMemory> {
-    match context.outcome.take() {
+    let outcome = context.outcome.take();
+    if let (Some(_), Some(account)) = (&outcome, &context.account) {
+        let waited = now().saturating_sub(context.waiting_since);
+        settings.zone.lock().count_wait(&account.key, waited, now());
+    }
+    match outcome {
         // Not the login, but something else woke the request.
         None if context.ticket.is_some() => Ok(Status::NGX_AGAIN),
         // The handler has had its say here.
@@ -234,7 +245,7 @@ fn succeed(
     context: &mut RequestContext,
     settings: &Settings,
     status: TokenStatus,
-    token: Authorization,
+    token: Arc<Authorization>,
 ) -> Result<Status, OutOfMemory> {
     context.status = status;
     context.authorize(request, Some(token))?;
@@ -251,6 +262,7 @@ fn fail(
     settings: &Settings,
 ) -> Result<Status, OutOfMemory> {
     context.status = TokenStatus::Error;
+    settings.zone.lock().totals().errors += 1;
     context.authorize(request, None)?;
     Ok(settings.on_error.answer(NGX_HTTP_BAD_GATEWAY))
 }

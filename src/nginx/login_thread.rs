@@ -16,14 +16,31 @@ use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex};
 
-use crate::sso::accounts::Account;
+use crate::sso::accounts::{Account, Authorization};
 use crate::sso::npm::LoginError;
 use crate::sso::token::Token;
 
-/// A login that has ended.
+/// What the thread is asked for.
+pub enum Task {
+    /// A token.
+    LogIn,
+    /// A token for this one, which lives on for a while.
+    Renew(Arc<Authorization>),
+    /// Whether NPM still takes this one.
+    Check(Arc<Authorization>),
+}
+
+/// What NPM gave.
+pub enum Answer {
+    Token { token: Token, renewed: bool },
+    Takes(bool),
+}
+
+/// A task that has been done.
 pub struct Done {
     pub account: Arc<Account>,
-    pub result: Result<Token, LoginError>,
+    pub task: Task,
+    pub result: Result<Answer, LoginError>,
     /// How long NPM took.
     pub took: Duration,
 }
@@ -43,7 +60,7 @@ struct Shared {
 
 #[derive(Default)]
 struct Wanted {
-    logins: VecDeque<Arc<Account>>,
+    tasks: VecDeque<(Arc<Account>, Task)>,
     stop: bool,
 }
 
@@ -80,9 +97,9 @@ impl LoginThread {
         }
     }
 
-    /// Wants a login. They are done one after the other.
-    pub fn log_in(&self, account: Arc<Account>) {
-        self.shared.wanted.lock().logins.push_back(account);
+    /// Asks for something. One thing is done after the other.
+    pub fn ask(&self, account: Arc<Account>, task: Task) {
+        self.shared.wanted.lock().tasks.push_back((account, task));
         self.shared.something_wanted.notify_one();
     }
 
@@ -101,29 +118,44 @@ impl Drop for LoginThread {
 
 impl Shared {
     fn run(&self) {
-        while let Some(account) = self.next() {
+        while let Some((account, task)) = self.next() {
             let begun = Instant::now();
             // Others' code runs in there. Whatever befalls it, those that wait get an answer.
-            let result =
-                catch_unwind(AssertUnwindSafe(|| account.issuer.log_in(&account.credentials)))
-                    .unwrap_or_else(|_| Err(LoginError::Local("the login panicked".to_owned())));
-            self.done.lock().push(Done { account, result, took: begun.elapsed() });
+            let result = catch_unwind(AssertUnwindSafe(|| perform(&account, &task)))
+                .unwrap_or_else(|_| Err(LoginError::Local("the login panicked".to_owned())));
+            self.done.lock().push(Done { account, task, result, took: begun.elapsed() });
             // A full counter (EAGAIN) is as good: the event loop is woken.
             let _ = (&self.wake).write(&1u64.to_ne_bytes());
         }
     }
 
-    fn next(&self) -> Option<Arc<Account>> {
+    fn next(&self) -> Option<(Arc<Account>, Task)> {
         let mut wanted = self.wanted.lock();
         loop {
             if wanted.stop {
                 return None;
             }
-            if let Some(account) = wanted.logins.pop_front() {
-                return Some(account);
+            if let Some(task) = wanted.tasks.pop_front() {
+                return Some(task);
             }
             self.something_wanted.wait(&mut wanted);
         }
+    }
+}
+
+fn perform(account: &Account, task: &Task) -> Result<Answer, LoginError> {
+    let log_in = || {
+        let token = account.issuer.log_in(&account.credentials)?;
+        Ok(Answer::Token { token, renewed: false })
+    };
+    match task {
+        Task::LogIn => log_in(),
+        Task::Renew(old) => match account.issuer.renew(old.expose()) {
+            Ok(token) => Ok(Answer::Token { token, renewed: true }),
+            Err(error) if error.is_no_answer() => Err(error),
+            Err(_) => log_in(),
+        },
+        Task::Check(token) => account.issuer.takes(token.expose()).map(Answer::Takes),
     }
 }
 

@@ -10,20 +10,21 @@ use std::io;
 use std::ptr::{self, NonNull};
 use std::sync::atomic::Ordering;
 use std::sync::Arc;
+use std::time::Duration;
 
 use ngx::core::Status;
 use ngx::ffi::{
     ngx_add_timer, ngx_close_connection, ngx_connection_t, ngx_cycle, ngx_del_timer, ngx_event_t,
     ngx_get_connection, ngx_handle_read_event, ngx_http_block_reading, ngx_http_core_run_phases,
     ngx_http_finalize_request, ngx_http_log_ctx_t, ngx_http_request_empty_handler,
-    ngx_http_request_t, ngx_http_run_posted_requests, ngx_http_test_reading, ngx_int_t, ngx_pid,
-    ngx_post_event, ngx_posted_events, ngx_timeofday, NGX_HTTP_INTERNAL_SERVER_ERROR, NGX_OK,
+    ngx_http_request_t, ngx_http_run_posted_requests, ngx_http_test_reading, ngx_int_t, ngx_log_t,
+    ngx_pid, ngx_post_event, ngx_posted_events, ngx_timeofday, NGX_HTTP_INTERNAL_SERVER_ERROR,
+    NGX_OK,
 };
 use ngx::http::Request;
-use zeroize::Zeroizing;
 
 use super::context::RequestContext;
-use super::login_thread::{Done, LoginThread};
+use super::login_thread::{Answer, Done, LoginThread, Task};
 use super::zone::Zone;
 use crate::sso::accounts::{Account, AccountKey, Authorization};
 use crate::sso::cache::{Access, Claim, Pid, Table};
@@ -43,7 +44,7 @@ thread_local! {
 /// How a login ended that a request has waited for.
 #[derive(Clone)]
 pub enum Outcome {
-    Token(Authorization),
+    Token(Arc<Authorization>),
     Failure,
 }
 
@@ -98,7 +99,11 @@ pub fn now() -> Millis {
 
 /// What a request that needs a token finds.
 pub enum Found {
-    Token(Authorization),
+    Token {
+        token: Arc<Authorization>,
+        /// Whether the caller has just promised to renew it.
+        renew: bool,
+    },
     /// None. The caller has just promised to log in.
     LogIn,
     /// None yet: another worker, or request, has promised to log in.
@@ -110,20 +115,15 @@ pub enum Found {
 /// Asks the table for an account's token, on behalf of this worker.
 pub fn find(table: &mut Table, account: &Account) -> Found {
     let now = now();
-    let timeout = account.issuer.timeout().as_millis() as Millis;
-    let claim = Claim { by: process(), until: now + timeout + CLAIM_GRACE };
     let mut hint = account.hint.load(Ordering::Relaxed);
-    let found = match table.access(&account.key, &mut hint, now, claim, is_alive) {
-        Access::Fresh(authorization, issue) => {
+    let found = match table.access(&account.key, &mut hint, now, claim(account, now), is_alive) {
+        Access::Fresh { authorization, issue, renew } => {
             let mut kept = account.kept.lock();
-            match &*kept {
-                Some((kept_issue, token)) if *kept_issue == issue => Found::Token(token.clone()),
-                _ => {
-                    let token = Authorization::new(Zeroizing::new(authorization.to_vec()));
-                    *kept = Some((issue, token.clone()));
-                    Found::Token(token)
-                }
-            }
+            let token = match &*kept {
+                Some(token) if token.issue == issue => token.clone(),
+                _ => kept.insert(Authorization::new(authorization, issue)).clone(),
+            };
+            Found::Token { token, renew }
         }
         Access::LogIn => Found::LogIn,
         Access::Wait => Found::Wait,
@@ -133,13 +133,41 @@ pub fn find(table: &mut Table, account: &Account) -> Found {
     found
 }
 
+fn claim(account: &Account, now: Millis) -> Claim {
+    // A renewal that NPM refuses is followed by a login.
+    let longest = 2 * account.issuer.timeout().as_millis() as Millis;
+    Claim { by: process(), until: now + longest + CLAIM_GRACE }
+}
+
+/// Renews a token, as promised. Nobody waits for it.
+pub fn renew(zone: Zone, account: &Arc<Account>, token: Arc<Authorization>) {
+    LOGINS.with_borrow_mut(|logins| {
+        logins.zone = Some(zone);
+        logins.ask(account, Task::Renew(token));
+    });
+}
+
+/// NPM has answered a request that had this token with an error: asks it whether it still takes
+/// the token, unless that has been asked lately. Nobody waits for it.
+pub fn doubt(zone: Zone, account: &Arc<Account>, token: &Arc<Authorization>) {
+    let now = now();
+    let claim = claim(account, now);
+    let is_doubted = zone.lock().doubt(&account.key, token.issue, now, claim, is_alive);
+    if is_doubted {
+        LOGINS.with_borrow_mut(|logins| {
+            logins.zone = Some(zone);
+            logins.ask(account, Task::Check(token.clone()));
+        });
+    }
+}
+
 /// Has the request wait for the account's token, and logs in first if it has the `claim`.
 /// Answers whether it waits: it does not where no login can be started.
 pub fn wait(context: &mut RequestContext, zone: Zone, account: &Arc<Account>, claim: bool) -> bool {
     LOGINS.with_borrow_mut(|logins| {
         logins.zone = Some(zone);
         let asked = logins.groups.get(&account.key).is_some_and(|group| group.asked);
-        if claim && !asked && !logins.log_in(account) {
+        if claim && !asked && !logins.ask(account, Task::LogIn) {
             return false;
         }
         logins.last_number += 1;
@@ -153,6 +181,7 @@ pub fn wait(context: &mut RequestContext, zone: Zone, account: &Arc<Account>, cl
         group.asked |= claim;
         group.waiting.insert(number, Waiting { context: NonNull::from(&mut *context), deadline });
         context.ticket = Some(Ticket { account: account.key, number });
+        context.waiting_since = now();
         logins.arm_tick();
         true
     })
@@ -203,20 +232,23 @@ pub fn stop(zone: Option<Zone>) {
 }
 
 impl Logins {
-    /// Asks the login thread, which is started if need be.
-    fn log_in(&mut self, account: &Arc<Account>) -> bool {
+    /// Asks the login thread, which is started if need be. Where it cannot be, the task has
+    /// failed.
+    fn ask(&mut self, account: &Arc<Account>, task: Task) -> bool {
         if self.thread.is_none() {
             match Thread::start() {
                 Ok(thread) => self.thread = Some(thread),
                 Err(error) => {
                     let error = LoginError::Local(format!("no thread can be started: {error}"));
-                    self.note(account, &Err(error), 0);
+                    self.note_failure(account, &error);
                     return false;
                 }
             }
         }
-        if let Some(thread) = &self.thread {
-            thread.thread.log_in(account.clone());
+        if let (Some(thread), Some(zone)) = (&self.thread, self.zone) {
+            let (identity, url) = (&account.credentials.identity, account.issuer.url());
+            zone.lock().describe(&account.key, identity, url, now());
+            thread.thread.ask(account.clone(), task);
         }
         true
     }
@@ -224,44 +256,76 @@ impl Logins {
     /// Takes what the thread has done.
     fn collect(&mut self) {
         let done = self.thread.as_ref().map(|thread| thread.thread.take_done());
-        for Done { account, result, took } in done.unwrap_or_default() {
-            self.note(&account, &result, took.as_millis());
-            let outcome = match &result {
-                Ok(token) => {
-                    let value = token.authorization().as_bytes().to_vec();
-                    Outcome::Token(Authorization::new(Zeroizing::new(value)))
+        for Done { account, task, result, took } in done.unwrap_or_default() {
+            match (task, result) {
+                (_, Ok(Answer::Token { token, renewed })) => {
+                    let token = self.note_token(&account, &token, renewed, took);
+                    self.settle(&account.key, Outcome::Token(token));
                 }
-                Err(_) => Outcome::Failure,
-            };
-            self.settle(&account.key, outcome);
+                (Task::Check(token), Ok(Answer::Takes(false))) => {
+                    self.revoke(&account, &token);
+                    if !self.ask(&account, Task::LogIn) {
+                        self.settle(&account.key, Outcome::Failure);
+                    }
+                }
+                (_, Ok(Answer::Takes(_))) | (Task::Check(_), Err(_)) => {
+                    if let Some(zone) = self.zone {
+                        zone.lock().let_be(&account.key, now());
+                    }
+                }
+                (_, Err(error)) => {
+                    self.note_failure(&account, &error);
+                    self.settle(&account.key, Outcome::Failure);
+                }
+            }
         }
     }
 
-    /// Notes the end of a login in the zone and in the log.
-    fn note(&self, account: &Account, result: &Result<Token, LoginError>, took: u128) {
-        let Some(zone) = self.zone else {
-            return;
-        };
+    /// Notes a token that NPM gave, in the zone and in the log.
+    fn note_token(
+        &self,
+        account: &Account,
+        token: &Token,
+        renewed: bool,
+        took: Duration,
+    ) -> Arc<Authorization> {
         let (identity, url, now) = (&account.credentials.identity, account.issuer.url(), now());
-        // SAFETY: there is a cycle, with a log, whenever a module's code runs.
-        let log = unsafe { (*ngx_cycle).log };
-        match result {
-            Ok(token) => {
-                zone.lock().store(&account.key, token, now);
-                let life = token.expires_at.saturating_sub(now) / 1000;
-                log_notice!(log, "signed in {identity:?} at {url} in {took} ms for {life} s");
-            }
-            Err(error) => {
-                let retry_at = zone.lock().fail(&account.key, error.is_refusal(), now);
-                let pause = retry_at.saturating_sub(now) / 1000;
-                let mend = error.mend();
-                log_error!(
-                    log,
-                    "login of {identity:?} failed: NPM at {url} {error}; {mend}; \
-                     not tried again for {pause} s"
-                );
-            }
+        let store = |zone: Zone| zone.lock().store(&account.key, token, renewed, now);
+        let issue = self.zone.map(store).unwrap_or_default();
+        let (took, life) = (took.as_millis(), token.expires_at.saturating_sub(now) / 1000);
+        match renewed {
+            true => log_notice!(
+                cycle_log(),
+                "renewed the token of {identity:?} at {url} in {took} ms, valid for {life} s"
+            ),
+            false => log_notice!(
+                cycle_log(),
+                "signed in {identity:?} at {url} in {took} ms, valid for {life} s"
+            ),
         }
+        Authorization::new(token.authorization().as_bytes(), issue)
+    }
+
+    /// Notes that NPM gave no token, in the zone and in the log.
+    fn note_failure(&self, account: &Account, error: &LoginError) {
+        let (identity, url, now) = (&account.credentials.identity, account.issuer.url(), now());
+        let fail = |zone: Zone| zone.lock().fail(&account.key, error, now);
+        let retry_at = self.zone.map(fail).unwrap_or_default();
+        let (pause, mend) = (retry_at.saturating_sub(now) / 1000, error.mend());
+        log_error!(
+            cycle_log(),
+            "login of {identity:?} failed: NPM at {url} {error}; {mend}; \
+             not tried again for {pause} s"
+        );
+    }
+
+    /// Forgets a token that NPM no longer takes; a login is to follow.
+    fn revoke(&self, account: &Account, token: &Authorization) {
+        let (identity, url, now) = (&account.credentials.identity, account.issuer.url(), now());
+        if let Some(zone) = self.zone {
+            zone.lock().revoke(&account.key, token.issue, claim(account, now), now);
+        }
+        log_notice!(cycle_log(), "NPM at {url} no longer takes the token of {identity:?}");
     }
 
     /// Gives all that wait for an account the same outcome.
@@ -280,6 +344,7 @@ impl Logins {
         let now = now();
         let mut settled = Vec::new();
         let mut claimed = Vec::new();
+        let mut renewed = Vec::new();
         for group in self.groups.values_mut() {
             while let Some(first) = group.waiting.first_entry() {
                 if first.get().deadline > now {
@@ -292,17 +357,25 @@ impl Logins {
                 continue;
             }
             match find(&mut zone.lock(), &group.account) {
-                Found::Token(token) => settled.push((group.account.key, Outcome::Token(token))),
+                Found::Token { token, renew } => {
+                    if renew {
+                        renewed.push((group.account.clone(), token.clone()));
+                    }
+                    settled.push((group.account.key, Outcome::Token(token)));
+                }
                 Found::Pause => settled.push((group.account.key, Outcome::Failure)),
                 Found::LogIn => claimed.push(group.account.clone()),
                 Found::Wait => {}
             }
         }
         for account in claimed {
-            match (self.log_in(&account), self.groups.get_mut(&account.key)) {
+            match (self.ask(&account, Task::LogIn), self.groups.get_mut(&account.key)) {
                 (true, Some(group)) => group.asked = true,
                 _ => settled.push((account.key, Outcome::Failure)),
             }
+        }
+        for (account, token) in renewed {
+            self.ask(&account, Task::Renew(token));
         }
         for (key, outcome) in settled {
             self.settle(&key, outcome);
@@ -324,7 +397,7 @@ impl Thread {
         // SAFETY: the descriptor is open and the connection's own from here on; ngx_cycle is
         // valid in a worker.
         unsafe {
-            let log = (*ngx_cycle).log;
+            let log = cycle_log();
             let Some(connection) = NonNull::new(ngx_get_connection(descriptor, log)) else {
                 libc::close(descriptor);
                 return Err(io::Error::other("worker_connections are not enough"));
@@ -355,7 +428,7 @@ impl Tick {
         if self.event.timer_set() == 0 {
             // SAFETY: the event stays where it is, in its box, until it is disarmed.
             unsafe {
-                self.event.log = (*ngx_cycle).log;
+                self.event.log = cycle_log();
                 ngx_add_timer(&mut self.event, TICK);
             }
         }
@@ -427,6 +500,12 @@ unsafe fn run_phases(r: *mut ngx_http_request_t) {
         }
         ngx_http_run_posted_requests(connection);
     }
+}
+
+/// The log of the process.
+fn cycle_log() -> *mut ngx_log_t {
+    // SAFETY: there is a cycle, with a log, whenever a module's code runs.
+    unsafe { (*ngx_cycle).log }
 }
 
 fn process() -> Pid {

@@ -17,11 +17,13 @@ mod log;
 
 mod context;
 mod directive;
+mod filter;
 mod handler;
 mod headers_in;
 mod login_thread;
 mod logins;
-mod page_filter;
+mod page;
+mod status_page;
 mod tokens_answer;
 mod value;
 mod variables;
@@ -99,17 +101,17 @@ mod tables {
     #[no_mangle]
     static mut ngx_modules: [*const ngx_module_t; 3] = [
         ptr::addr_of!(ngx_http_npm_token_inject_module),
-        ptr::addr_of!(page_filter::ngx_http_npm_token_inject_filter_module),
+        ptr::addr_of!(filter::ngx_http_npm_token_inject_filter_module),
         ptr::null(),
     ];
 
     #[no_mangle]
     static mut ngx_module_names: [*const c_char; 3] =
-        [c"ngx_http_npm_token_inject_module".as_ptr(), page_filter::ORDER[0], ptr::null()];
+        [c"ngx_http_npm_token_inject_module".as_ptr(), filter::ORDER[0], ptr::null()];
 
     #[no_mangle]
     static mut ngx_module_order: [*const c_char; 3] =
-        [page_filter::ORDER[0], page_filter::ORDER[1], ptr::null()];
+        [filter::ORDER[0], filter::ORDER[1], ptr::null()];
 }
 
 /// The module, under the name that nginx knows it by.

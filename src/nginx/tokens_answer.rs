@@ -4,15 +4,15 @@
 
 use ngx::core::Status;
 use ngx::ffi::{
-    ngx_http_complex_value_t, ngx_http_request_t, ngx_http_send_response, ngx_int_t, NGX_HTTP_GET,
-    NGX_HTTP_HEAD, NGX_HTTP_INTERNAL_SERVER_ERROR, NGX_HTTP_OK,
+    ngx_http_request_t, ngx_int_t, NGX_HTTP_GET, NGX_HTTP_HEAD, NGX_HTTP_INTERNAL_SERVER_ERROR,
 };
 use ngx::http::{HttpModuleLocationConf, Request};
 use ngx::ngx_string;
 
 use super::directive::Directive;
-use super::headers_in::{copy, OutOfMemory};
-use super::page_filter::{add_header, marker};
+use super::headers_in::OutOfMemory;
+use super::page::{add_header, marker};
+use super::status_page::send_body;
 use super::TokenInject;
 
 /// Whether the request only reads.
@@ -46,14 +46,7 @@ fn send(request: &mut Request) -> Result<Status, OutOfMemory> {
     let Some(Directive::On(settings)) = TokenInject::location_conf(request.as_ref()) else {
         return Ok(Status(NGX_HTTP_INTERNAL_SERVER_ERROR as ngx_int_t));
     };
-    let json = copy(request, marker(request, settings)?.to_json().as_bytes())?;
+    let json = marker(request, settings)?.to_json();
     add_header(request.as_mut(), "Cache-Control", "no-store")?;
-    let mut content_type = ngx_string!("application/json; charset=utf-8");
-    // SAFETY: all zeros but for the text is a value without variables, which nginx only reads.
-    unsafe {
-        let mut body: ngx_http_complex_value_t = std::mem::zeroed();
-        body.value = json;
-        let status = NGX_HTTP_OK as usize;
-        Ok(Status(ngx_http_send_response(request.as_mut(), status, &mut content_type, &mut body)))
-    }
+    send_body(request, ngx_string!("application/json; charset=utf-8"), &json)
 }

@@ -90,12 +90,30 @@ pub struct Account {
     pub key: AccountKey,
     /// Where the cache last had this account.
     pub hint: AtomicUsize,
-    /// The token that this process last had from the cache, and the number of its issue.
-    pub kept: Mutex<Option<(u64, Authorization)>>,
+    /// The token that this process last had from the cache.
+    pub kept: Mutex<Option<Arc<Authorization>>>,
 }
 
-/// The value of an `Authorization` header, as requests share it.
-pub type Authorization = Arc<Zeroizing<Vec<u8>>>;
+/// The value of an `Authorization` header, as this process's requests share it.
+pub struct Authorization {
+    value: Zeroizing<String>,
+    /// The number of the token's issue, see [`super::cache::Access::Fresh`].
+    pub issue: u64,
+}
+
+impl Authorization {
+    /// A copy of the value.
+    pub fn new(value: &[u8], issue: u64) -> Arc<Self> {
+        // It is a token's, of ASCII text.
+        let value = std::str::from_utf8(value).unwrap_or_default().to_owned();
+        Arc::new(Self { value: Zeroizing::new(value), issue })
+    }
+
+    /// The value. Not for messages.
+    pub fn expose(&self) -> &str {
+        &self.value
+    }
+}
 
 impl Account {
     fn new(issuer: Arc<Issuer>, credentials: Credentials) -> Self {

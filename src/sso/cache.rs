@@ -8,6 +8,8 @@ use std::sync::atomic::{compiler_fence, Ordering};
 
 use super::accounts::AccountKey;
 use super::marker::MarkerKey;
+use super::npm::LoginError;
+use super::status::{AccountStatus, Counters, State, Status, Totals};
 use super::token::{Millis, Token, AUTHORIZATION_MAX};
 
 /// How many accounts the table holds. Beyond, the least recently used one is forgotten.
@@ -21,8 +23,32 @@ const REFUSED_PAUSE: Millis = 60_000;
 const FIRST_PAUSE: Millis = 1_000;
 const LAST_PAUSE: Millis = 30_000;
 
+/// NPM is asked no more often than this whether it still takes an account's token.
+const CHECK_INTERVAL: Millis = 10_000;
+
 /// A process, as the system names it.
 pub type Pid = i32;
+
+/// A short text, cut where there is no more room.
+#[repr(C)]
+struct Text<const N: usize> {
+    len: u32,
+    bytes: [u8; N],
+}
+
+impl<const N: usize> Text<N> {
+    fn set(&mut self, text: &str) {
+        let end = (0..=N.min(text.len())).rev().find(|&end| text.is_char_boundary(end));
+        let text = &text.as_bytes()[..end.unwrap_or(0)];
+        self.bytes[..text.len()].copy_from_slice(text);
+        self.len = text.len() as u32;
+    }
+
+    fn get(&self) -> String {
+        let bytes = self.bytes.get(..self.len as usize).unwrap_or_default();
+        String::from_utf8_lossy(bytes).into_owned()
+    }
+}
 
 /// One account's state. All zeros is a free slot.
 #[repr(C)]
@@ -32,7 +58,10 @@ struct Slot {
     used: u64,
     /// The token in `authorization` may be sent until then; 0 where there is none.
     use_until: Millis,
-    /// The worker that promised to log in; 0 where none did.
+    /// From then on it is to be renewed.
+    renew_at: Millis,
+    expires_at: Millis,
+    /// The worker that promised to log in, to renew or to check; 0 where none did.
     claimed_by: Pid,
     /// How many logins have failed since the last that did not.
     failures: u32,
@@ -40,8 +69,18 @@ struct Slot {
     claimed_until: Millis,
     /// No login before this moment.
     retry_at: Millis,
+    /// When NPM was last asked whether it takes the token.
+    checked_at: Millis,
     /// Tells this token from all others, so that a worker knows one that it has a copy of.
     issue: u64,
+    /// When NPM last gave a token; 0 where it never did.
+    issued_at: Millis,
+    /// When it last gave none; 0 where it never did.
+    failed_at: Millis,
+    counters: Counters,
+    identity: Text<124>,
+    url: Text<124>,
+    error: Text<188>,
     authorization_len: u32,
     authorization: [u8; AUTHORIZATION_MAX],
 }
@@ -56,11 +95,55 @@ impl Slot {
         self.claimed_by != 0 && self.claimed_until > now && is_alive(self.claimed_by)
     }
 
+    fn claim(&mut self, claim: Claim) {
+        self.claimed_by = claim.by;
+        self.claimed_until = claim.until;
+    }
+
     fn forget_token(&mut self) {
         self.use_until = 0;
         compiler_fence(Ordering::SeqCst);
         self.authorization.fill(0);
         self.authorization_len = 0;
+    }
+
+    fn clear(&mut self, key: &AccountKey) {
+        self.used = 0;
+        self.forget_token();
+        self.claimed_by = 0;
+        self.claimed_until = 0;
+        self.failures = 0;
+        self.retry_at = 0;
+        self.checked_at = 0;
+        self.expires_at = 0;
+        self.issued_at = 0;
+        self.failed_at = 0;
+        self.counters = Counters::default();
+        self.identity.set("");
+        self.url.set("");
+        self.error.set("");
+        compiler_fence(Ordering::SeqCst);
+        self.key = key.0;
+    }
+
+    fn status(&self, now: Millis) -> AccountStatus {
+        let moment = |at: Millis| (at != 0).then_some(at);
+        AccountStatus {
+            identity: self.identity.get(),
+            api: self.url.get(),
+            state: match () {
+                () if self.use_until > now => State::SignedIn,
+                () if self.is_claimed(now, |_| true) => State::SigningIn,
+                () if self.retry_at > now => State::Failing,
+                () => State::Idle,
+            },
+            token_expires: moment(self.expires_at).filter(|_| self.use_until > now),
+            last_login: moment(self.issued_at),
+            last_failure: moment(self.failed_at),
+            last_error: moment(self.failed_at).map(|_| self.error.get()),
+            next_try: moment(self.retry_at).filter(|&at| at > now),
+            counters: self.counters,
+        }
     }
 }
 
@@ -72,13 +155,14 @@ pub struct Table {
     /// Slots from here on have never been used.
     filled: u64,
     marker_key: MarkerKey,
+    totals: Totals,
     slots: [Slot; SLOTS],
 }
 
 /// Where in the table an account was last seen. Saves the search.
 pub type Hint = usize;
 
-/// A worker's promise to log in.
+/// A worker's promise to log in, to renew or to check.
 #[derive(Clone, Copy, Debug)]
 pub struct Claim {
     pub by: Pid,
@@ -89,8 +173,15 @@ pub struct Claim {
 /// What a request that needs a token finds.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Access<'a> {
-    /// A token, as the value of an `Authorization` header, and the number of its issue.
-    Fresh(&'a [u8], u64),
+    /// A token.
+    Fresh {
+        /// The value of an `Authorization` header.
+        authorization: &'a [u8],
+        /// The number of its issue.
+        issue: u64,
+        /// Whether the caller has just promised to renew it.
+        renew: bool,
+    },
     /// None. The caller has just promised to log in.
     LogIn,
     /// None yet: another caller has promised to log in.
@@ -110,7 +201,8 @@ impl Table {
         self.marker_key
     }
 
-    /// Looks for a token. Where there is none, and nobody else is at it, the claim is taken.
+    /// Looks for a token. Where there is none, or one that is to be renewed, and nobody else is
+    /// at it, the claim is taken.
     ///
     /// `is_alive` tells whether a process runs: the promise of one that was killed is void.
     pub fn access(
@@ -123,7 +215,13 @@ impl Table {
     ) -> Access<'_> {
         let slot = self.slot(key, hint, now);
         if slot.use_until > now {
-            return Access::Fresh(slot.authorization(), slot.issue);
+            slot.counters.hits += 1;
+            let renew =
+                slot.renew_at <= now && slot.retry_at <= now && !slot.is_claimed(now, is_alive);
+            if renew {
+                slot.claim(claim);
+            }
+            return Access::Fresh { authorization: slot.authorization(), issue: slot.issue, renew };
         }
         if slot.retry_at > now {
             return Access::Pause(slot.retry_at);
@@ -131,17 +229,26 @@ impl Table {
         if slot.is_claimed(now, is_alive) {
             return Access::Wait;
         }
-        slot.claimed_by = claim.by;
-        slot.claimed_until = claim.until;
+        slot.claim(claim);
         Access::LogIn
     }
 
-    /// Keeps the token of a login, and ends the promise.
-    pub fn store(&mut self, key: &AccountKey, token: &Token, now: Millis) {
+    /// Says in words which account a key stands for.
+    pub fn describe(&mut self, key: &AccountKey, identity: &str, url: &str, now: Millis) {
+        let slot = self.slot(key, &mut 0, now);
+        slot.identity.set(identity);
+        slot.url.set(url);
+    }
+
+    /// Keeps a token that NPM gave, and ends the promise. Answers the number of its issue.
+    pub fn store(&mut self, key: &AccountKey, token: &Token, renewed: bool, now: Millis) -> u64 {
         let authorization = token.authorization().as_bytes();
         let slot = self.slot(key, &mut 0, now);
         slot.forget_token();
         slot.issue = slot.used;
+        slot.expires_at = token.expires_at;
+        slot.renew_at = token.renew_at(key.0[0]);
+        slot.issued_at = now;
         // A token's length has been checked against AUTHORIZATION_MAX when it was read.
         if let Some(room) = slot.authorization.get_mut(..authorization.len()) {
             room.copy_from_slice(authorization);
@@ -153,19 +260,90 @@ impl Table {
         slot.failures = 0;
         slot.retry_at = 0;
         slot.claimed_by = 0;
+        match renewed {
+            true => slot.counters.renewals += 1,
+            false => slot.counters.logins += 1,
+        }
+        slot.issue
     }
 
     /// Notes that a login failed, and ends the promise. Answers when the next one may be tried.
-    pub fn fail(&mut self, key: &AccountKey, refused: bool, now: Millis) -> Millis {
+    pub fn fail(&mut self, key: &AccountKey, error: &LoginError, now: Millis) -> Millis {
+        self.totals.failures_by_cause[error.cause() as usize] += 1;
         let slot = self.slot(key, &mut 0, now);
-        let pause = match refused {
+        let pause = match error.is_refusal() {
             true => REFUSED_PAUSE,
             false => (FIRST_PAUSE << slot.failures.min(16)).min(LAST_PAUSE),
         };
         slot.failures = slot.failures.saturating_add(1);
+        slot.counters.failures += 1;
+        slot.failed_at = now;
+        slot.error.set(&format!("NPM {error}"));
         slot.retry_at = now + pause;
         slot.claimed_by = 0;
         slot.retry_at
+    }
+
+    /// Whether NPM is to be asked if it still takes this issue of a token: it has answered a
+    /// request with an error, and it has not been asked lately. If so, the claim is taken.
+    pub fn doubt(
+        &mut self,
+        key: &AccountKey,
+        issue: u64,
+        now: Millis,
+        claim: Claim,
+        is_alive: impl FnOnce(Pid) -> bool,
+    ) -> bool {
+        let slot = self.slot(key, &mut 0, now);
+        let is_doubted = slot.issue == issue
+            && slot.use_until > now
+            && slot.checked_at + CHECK_INTERVAL <= now
+            && slot.retry_at <= now
+            && !slot.is_claimed(now, is_alive);
+        if is_doubted {
+            slot.checked_at = now;
+            slot.claim(claim);
+        }
+        is_doubted
+    }
+
+    /// Ends a promise without a result: NPM takes the token, or could not be asked.
+    pub fn let_be(&mut self, key: &AccountKey, now: Millis) {
+        self.slot(key, &mut 0, now).claimed_by = 0;
+    }
+
+    /// Forgets a token that NPM no longer takes. The promise is renewed: it is now one to log in.
+    pub fn revoke(&mut self, key: &AccountKey, issue: u64, claim: Claim, now: Millis) {
+        let slot = self.slot(key, &mut 0, now);
+        if slot.issue == issue {
+            slot.forget_token();
+        }
+        slot.claim(claim);
+    }
+
+    /// Counts a request that has waited for a login.
+    pub fn count_wait(&mut self, key: &AccountKey, waited: Millis, now: Millis) {
+        let slot = self.slot(key, &mut 0, now);
+        slot.counters.waits += 1;
+        slot.counters.waited_ms += waited;
+    }
+
+    /// What is counted of requests that need no account.
+    pub fn totals(&mut self) -> &mut Totals {
+        &mut self.totals
+    }
+
+    /// All that may be shown: no secret, no token.
+    pub fn status(&mut self, now: Millis) -> Status {
+        let totals = self.totals;
+        let mut accounts: Vec<_> = self
+            .filled_slots()
+            .iter()
+            .filter(|slot| slot.used != 0)
+            .map(|slot| slot.status(now))
+            .collect();
+        accounts.sort_by(|a, b| (&a.identity, &a.api).cmp(&(&b.identity, &b.api)));
+        Status { now, accounts, totals }
     }
 
     /// Ends all promises of a process that will not keep them.
@@ -214,15 +392,7 @@ impl Table {
                     .map_or(0, |(index, _)| index)
             }
         };
-        let slot = &mut self.slots[index];
-        slot.used = 0;
-        slot.forget_token();
-        slot.claimed_by = 0;
-        slot.claimed_until = 0;
-        slot.failures = 0;
-        slot.retry_at = 0;
-        compiler_fence(Ordering::SeqCst);
-        slot.key = key.0;
+        self.slots[index].clear(key);
         index
     }
 }
@@ -260,7 +430,7 @@ mod tests {
 
     fn fresh<'t>(found: &Access<'t>) -> Option<&'t [u8]> {
         match found {
-            Access::Fresh(authorization, _) => Some(authorization),
+            Access::Fresh { authorization, .. } => Some(authorization),
             _ => None,
         }
     }
@@ -278,7 +448,7 @@ mod tests {
         assert_eq!(access(&mut table, 2, NOW, 11), Access::LogIn);
 
         let token = token(86_400_000);
-        table.store(&key(1), &token, NOW);
+        table.store(&key(1), &token, false, NOW);
         let authorization = Some(token.authorization().as_bytes());
         assert_eq!(fresh(&access(&mut table, 1, NOW, 11)), authorization);
     }
@@ -287,7 +457,7 @@ mod tests {
     fn an_expired_token_is_never_given() {
         let mut table = table();
         let token = token(100_000);
-        table.store(&key(1), &token, NOW);
+        table.store(&key(1), &token, false, NOW);
         let authorization = Some(token.authorization().as_bytes());
         assert_eq!(fresh(&access(&mut table, 1, token.use_until - 1, 10)), authorization);
         assert_eq!(access(&mut table, 1, token.use_until, 10), Access::LogIn);
@@ -325,18 +495,18 @@ mod tests {
         let mut table = table();
         let pauses = [1, 2, 4, 8, 16, 30, 30].map(|seconds| seconds * 1000);
         for pause in pauses {
-            assert_eq!(table.fail(&key(1), false, NOW), NOW + pause);
+            assert_eq!(table.fail(&key(1), &LoginError::NotToken, NOW), NOW + pause);
         }
         assert_eq!(access(&mut table, 1, NOW + 29_999, 10), Access::Pause(NOW + 30_000));
         assert_eq!(access(&mut table, 1, NOW + 30_000, 10), Access::LogIn);
-        table.store(&key(1), &token(10_000), NOW);
-        assert_eq!(table.fail(&key(1), false, NOW), NOW + 1_000);
+        table.store(&key(1), &token(10_000), false, NOW);
+        assert_eq!(table.fail(&key(1), &LoginError::NotToken, NOW), NOW + 1_000);
     }
 
     #[test]
     fn a_refused_secret_is_not_tried_again_for_a_minute() {
         let mut table = table();
-        assert_eq!(table.fail(&key(1), true, NOW), NOW + 60_000);
+        assert_eq!(table.fail(&key(1), &LoginError::Refused, NOW), NOW + 60_000);
         assert_eq!(access(&mut table, 1, NOW + 59_999, 10), Access::Pause(NOW + 60_000));
         assert_eq!(access(&mut table, 1, NOW + 60_000, 10), Access::LogIn);
     }
@@ -346,7 +516,7 @@ mod tests {
         let mut table = table();
         let token = token(86_400_000);
         for n in 1..=SLOTS as u64 {
-            table.store(&key(n), &token, NOW);
+            table.store(&key(n), &token, false, NOW);
         }
         let authorization = Some(token.authorization().as_bytes());
         assert_eq!(fresh(&access(&mut table, 1, NOW, 10)), authorization);
@@ -367,11 +537,11 @@ mod tests {
     #[test]
     fn a_hint_that_is_wrong_is_corrected() {
         let mut table = table();
-        table.store(&key(1), &token(10_000), NOW);
+        table.store(&key(1), &token(10_000), false, NOW);
         for wrong in [1, 5, SLOTS - 1, SLOTS, usize::MAX] {
             let mut hint = wrong;
             let found = table.access(&key(1), &mut hint, NOW, claim(10), |_| true);
-            assert!(matches!(found, Access::Fresh(..)));
+            assert!(matches!(found, Access::Fresh { .. }));
             assert_eq!(hint, 0);
         }
     }
@@ -381,10 +551,10 @@ mod tests {
         let mut table = table();
         let mut issues = Vec::new();
         for (n, life) in [(1, 10_000), (2, 10_000), (1, 20_000)] {
-            table.store(&key(n), &token(life), NOW);
-            let Access::Fresh(_, issue) = access(&mut table, n, NOW, 10) else { panic!() };
+            table.store(&key(n), &token(life), false, NOW);
+            let Access::Fresh { issue, .. } = access(&mut table, n, NOW, 10) else { panic!() };
             let again = access(&mut table, n, NOW, 10);
-            assert!(matches!(again, Access::Fresh(_, same) if same == issue));
+            assert!(matches!(again, Access::Fresh { issue: same, .. } if same == issue));
             issues.push(issue);
         }
         issues.dedup();
@@ -394,7 +564,7 @@ mod tests {
     #[test]
     fn a_damaged_table_does_no_more_than_lose_its_tokens() {
         let mut table = table();
-        table.store(&key(1), &token(10_000), NOW);
+        table.store(&key(1), &token(10_000), false, NOW);
         table.slots[0].authorization_len = u32::MAX;
         table.filled = u64::MAX;
         assert_eq!(fresh(&access(&mut table, 1, NOW, 10)), Some(&b""[..]));

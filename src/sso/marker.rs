@@ -4,16 +4,13 @@
 //! So it gets a marker, which tells one Authentik user's browser from another's and opens nothing:
 //! whatever a client sends as `Authorization`, be it this, the module replaces.
 
+use super::time::iso8601;
+use super::token::Millis;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use base64::Engine;
 use hmac::{Hmac, Mac};
 use serde::Serialize;
 use sha2::Sha256;
-use time::format_description::well_known::iso8601::{Config, EncodedConfig, TimePrecision};
-use time::format_description::well_known::Iso8601;
-use time::OffsetDateTime;
-
-use super::token::Millis;
 
 /// How long the UI takes a marker for valid. It asks for a new one every five minutes; a browser
 /// that slept longer than this would show NPM's login page. Milliseconds: two weeks.
@@ -21,12 +18,6 @@ pub const LIFE: Millis = 14 * 24 * 60 * 60 * 1000;
 
 /// What markers are made with: random bytes, which stay in the shared zone.
 pub type MarkerKey = [u8; 32];
-
-/// As JavaScript's `toISOString` writes a time, which is how NPM sends it.
-const JAVASCRIPT: EncodedConfig = Config::DEFAULT
-    .set_time_precision(TimePrecision::Second { decimal_digits: std::num::NonZero::new(3) })
-    .set_year_is_six_digits(false)
-    .encode();
 
 /// A marker and its expiry, as NPM answers to `GET /api/tokens`.
 #[derive(Debug, Serialize, PartialEq, Eq)]
@@ -39,10 +30,7 @@ pub struct Marker {
 impl Marker {
     /// The marker of an Authentik user, as of `now`.
     pub fn of(user: &[u8], key: &MarkerKey, now: Millis) -> Self {
-        let expires = OffsetDateTime::from_unix_timestamp(((now + LIFE) / 1000) as i64)
-            .ok()
-            .and_then(|time| time.format(&Iso8601::<JAVASCRIPT>).ok());
-        Self { token: token(user, key), expires: expires.unwrap_or_default() }
+        Self { token: token(user, key), expires: iso8601(now + LIFE) }
     }
 
     /// The body of the answer.

@@ -9,4 +9,6 @@ pub mod npm;
 pub mod origin;
 pub mod page;
 pub mod secret;
+pub mod status;
+pub mod time;
 pub mod token;

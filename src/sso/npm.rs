@@ -6,13 +6,16 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
-use ureq::http::Uri;
+use ureq::http::{Response, Uri};
 use ureq::tls::{Certificate, PemItem, RootCerts, TlsConfig};
-use ureq::Agent;
+use ureq::{Agent, Body};
 use zeroize::Zeroizing;
 
 use super::secret::Secret;
 use super::token::{Millis, Token, TokenError};
+
+/// Status and body.
+type Answer = (u16, Zeroizing<Vec<u8>>);
 
 /// The largest answer that is read, in bytes.
 const RESPONSE_MAX: u64 = 64 * 1024;
@@ -115,9 +118,55 @@ impl LoginError {
         }
     }
 
+    /// The kind of fault, for counting.
+    pub fn cause(&self) -> Cause {
+        match self {
+            Self::Refused | Self::TwoFactor => Cause::Refused,
+            Self::Unreachable(_) => Cause::Unreachable,
+            Self::Timeout(_) => Cause::Timeout,
+            Self::Tls(_) => Cause::Tls,
+            Self::Status(_) | Self::TooLarge | Self::NotToken | Self::Token(_) => Cause::Answer,
+            Self::Local(_) => Cause::Local,
+        }
+    }
+
+    /// Whether NPM did not answer at all.
+    pub fn is_no_answer(&self) -> bool {
+        matches!(self.cause(), Cause::Unreachable | Cause::Timeout | Cause::Tls)
+    }
+
     /// Whether another try within a minute would only be refused again.
     pub fn is_refusal(&self) -> bool {
         matches!(self, Self::Refused | Self::TwoFactor)
+    }
+}
+
+/// A kind of fault.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Cause {
+    Refused,
+    Unreachable,
+    Timeout,
+    Tls,
+    Answer,
+    Local,
+}
+
+impl Cause {
+    /// All kinds, in the order of their numbers.
+    pub const ALL: [Self; 6] =
+        [Self::Refused, Self::Unreachable, Self::Timeout, Self::Tls, Self::Answer, Self::Local];
+
+    /// The kind in one word.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Refused => "refused",
+            Self::Unreachable => "unreachable",
+            Self::Timeout => "timeout",
+            Self::Tls => "tls",
+            Self::Answer => "answer",
+            Self::Local => "local",
+        }
     }
 }
 
@@ -155,31 +204,68 @@ impl Issuer {
     /// is sent would put the secret there.
     pub fn log_in(&self, credentials: &Credentials) -> Result<Token, LoginError> {
         #[derive(Serialize)]
-        struct Body<'a> {
+        struct Login<'a> {
             identity: &'a str,
             secret: &'a str,
         }
-        let body = Body { identity: &credentials.identity, secret: credentials.secret.expose() };
+        let body = Login { identity: &credentials.identity, secret: credentials.secret.expose() };
         let body = serde_json::to_vec(&body).map(Zeroizing::new);
         let body = body.map_err(|error| LoginError::Local(error.to_string()))?;
 
         let sent_at = unix_millis();
-        let mut response = self
-            .agent()
-            .post(format!("{}/api/tokens", self.url()))
-            .content_type("application/json")
-            .send(&body[..])
-            .map_err(|error| self.explain(error))?;
-        let status = response.status().as_u16();
-        let answer = response.body_mut().with_config().limit(RESPONSE_MAX).read_to_vec();
-        let answer = Zeroizing::new(answer.map_err(|error| self.explain(error))?);
-
-        match status {
-            200 => Token::issued(&issued_token(&answer)?, sent_at).map_err(LoginError::Token),
+        let request = self.agent().post(self.address("/api/tokens"));
+        let sent = request.content_type("application/json").send(&body[..]);
+        match self.answer(sent)? {
+            (200, answer) => Token::issued(&issued_token(&answer)?, sent_at).map_err(Into::into),
             // NPM answers 400 to a wrong password (observed on 2.13 and 2.15).
-            400 => Err(LoginError::Refused),
-            _ => Err(LoginError::Status(status)),
+            (400, _) => Err(LoginError::Refused),
+            (status, _) => Err(LoginError::Status(status)),
         }
+    }
+
+    /// Renews a token that is still valid: `GET /api/tokens`. Blocks, up to the timeout.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::log_in`].
+    pub fn renew(&self, authorization: &str) -> Result<Token, LoginError> {
+        let sent_at = unix_millis();
+        match self.get("/api/tokens", authorization)? {
+            (200, answer) => Token::issued(&issued_token(&answer)?, sent_at).map_err(Into::into),
+            (status, _) => Err(LoginError::Status(status)),
+        }
+    }
+
+    /// Asks whether NPM takes a token: `GET /api/users/me`, the one request that fails when the
+    /// token, or its user, is no longer good. Blocks, up to the timeout.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::log_in`], when NPM does not say so either way.
+    pub fn takes(&self, authorization: &str) -> Result<bool, LoginError> {
+        match self.get("/api/users/me", authorization)?.0 {
+            200 => Ok(true),
+            // A dead token is a client's error to NPM, or a crash of its own handler.
+            400..=500 => Ok(false),
+            status => Err(LoginError::Status(status)),
+        }
+    }
+
+    fn get(&self, path: &str, authorization: &str) -> Result<Answer, LoginError> {
+        let request = self.agent().get(self.address(path));
+        self.answer(request.header("Authorization", authorization).call())
+    }
+
+    fn address(&self, path: &str) -> String {
+        format!("{}{path}", self.url())
+    }
+
+    /// Status and body of an answer.
+    fn answer(&self, sent: Result<Response<Body>, ureq::Error>) -> Result<Answer, LoginError> {
+        let mut response = sent.map_err(|error| self.explain(error))?;
+        let body = response.body_mut().with_config().limit(RESPONSE_MAX).read_to_vec();
+        let body = body.map_err(|error| self.explain(error))?;
+        Ok((response.status().as_u16(), Zeroizing::new(body)))
     }
 
     fn agent(&self) -> &Agent {
@@ -224,12 +310,12 @@ impl Issuer {
 /// The token in the answer to a login.
 fn issued_token(answer: &[u8]) -> Result<Zeroizing<String>, LoginError> {
     #[derive(Deserialize)]
-    struct Answer {
+    struct Issued {
         token: Option<Zeroizing<String>>,
         #[serde(default)]
         requires_2fa: bool,
     }
-    let answer: Answer = serde_json::from_slice(answer).map_err(|_| LoginError::NotToken)?;
+    let answer: Issued = serde_json::from_slice(answer).map_err(|_| LoginError::NotToken)?;
     if answer.requires_2fa {
         return Err(LoginError::TwoFactor);
     }

@@ -41,6 +41,8 @@ pub struct Token {
     pub expires_at: Millis,
     /// The moment after which it is no longer sent.
     pub use_until: Millis,
+    /// How long it lives in all.
+    life: Millis,
 }
 
 impl Token {
@@ -70,7 +72,14 @@ impl Token {
             authorization: Zeroizing::new(format!("{SCHEME}{jwt}")),
             expires_at,
             use_until: expires_at - EXPIRY_MARGIN.min(life / 10),
+            life,
         })
+    }
+
+    /// When it is to be renewed: when a fifth of its life is left, or, so that not all tokens of
+    /// one hour are renewed at once, a little later. `spread` is any number that accounts differ in.
+    pub fn renew_at(&self, spread: u64) -> Millis {
+        self.expires_at - self.life / 5 + spread % (self.life / 20 + 1)
     }
 
     /// The value of the `Authorization` header that carries this token.
@@ -157,6 +166,11 @@ mod tests {
         assert_eq!(day.expires_at, NOW + 86_400_000);
         assert_eq!(day.use_until, day.expires_at - 30_000);
         assert!(day.authorization().starts_with("Bearer eyJ"));
+
+        for spread in [0, 1, 4_319_999, 4_320_000, 4_320_001, u64::MAX] {
+            let left = day.expires_at - day.renew_at(spread);
+            assert!((86_400_000 * 3 / 20..=86_400_000 / 5).contains(&left), "{left}");
+        }
 
         let short = Token::issued(&npm_jwt(1_700_000_000, 1_700_000_010), NOW).unwrap();
         assert_eq!(short.use_until, NOW + 9_000);

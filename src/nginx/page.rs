@@ -1,131 +1,30 @@
-//! The filter that puts the script into NPM's page.
-//!
-//! A module of its own, for a module has one place in nginx's order: the handlers of the other one
-//! may stand anywhere, this one's must come before `ngx_http_copy_filter_module`, whose place is
-//! the last that sees a response as the upstream sent it, uncompressed and in memory.
+//! NPM's page on its way to the browser: the script is put into it.
 
-use std::ffi::c_char;
 use std::mem::size_of;
 use std::ptr;
 
-use ngx::core::{NgxStr, Pool, Status};
+use ngx::core::{NgxStr, Pool};
 use ngx::ffi::{
-    ngx_alloc_chain_link, ngx_buf_t, ngx_chain_t, ngx_conf_t, ngx_http_module_t,
-    ngx_http_output_body_filter_pt, ngx_http_output_header_filter_pt, ngx_http_request_t,
-    ngx_http_top_body_filter, ngx_http_top_header_filter, ngx_int_t, ngx_list_push, ngx_module_t,
-    ngx_str_t, ngx_table_elt_t, ngx_uint_t, NGX_HTTP_MODULE, NGX_HTTP_OK,
+    ngx_alloc_chain_link, ngx_buf_t, ngx_chain_t, ngx_http_request_t, ngx_list_push, ngx_str_t,
+    ngx_table_elt_t,
 };
-use ngx::http::{HttpModuleLocationConf, HttpModuleMainConf, Request};
+use ngx::http::Request;
 
-use super::context::{Page, RequestContext};
-use super::directive::{Directive, Settings};
+use super::directive::Settings;
 use super::headers_in::{copy, OutOfMemory};
 use super::log::Throttle;
 use super::logins::now;
-use super::TokenInject;
 use crate::sso::marker::Marker;
 use crate::sso::page::{self, Place, Scanner, HELD_MAX};
 
-/// The order of this module among nginx's own (see `ngx_add_module`).
-pub const ORDER: [*const c_char; 2] =
-    [c"ngx_http_npm_token_inject_filter_module".as_ptr(), c"ngx_http_copy_filter_module".as_ptr()];
-
-static CONTEXT: ngx_http_module_t = ngx_http_module_t {
-    preconfiguration: None,
-    postconfiguration: Some(postconfiguration),
-    create_main_conf: None,
-    init_main_conf: None,
-    create_srv_conf: None,
-    merge_srv_conf: None,
-    create_loc_conf: None,
-    merge_loc_conf: None,
-};
-
-/// The module, under the name that nginx knows it by.
-#[used]
-#[allow(non_upper_case_globals)]
-pub static mut ngx_http_npm_token_inject_filter_module: ngx_module_t = ngx_module_t {
-    ctx: ptr::addr_of!(CONTEXT).cast_mut().cast(),
-    type_: NGX_HTTP_MODULE as ngx_uint_t,
-    ..ngx_module_t::default()
-};
-
-/// The filters behind this one. Set while a configuration is read, in a process with one thread.
-static mut NEXT_HEADER_FILTER: ngx_http_output_header_filter_pt = None;
-static mut NEXT_BODY_FILTER: ngx_http_output_body_filter_pt = None;
-
-extern "C" fn postconfiguration(cf: *mut ngx_conf_t) -> ngx_int_t {
-    // SAFETY: nginx passes a configuration that is valid for the call.
-    let main = TokenInject::main_conf(unsafe { &*cf });
-    if main.is_some_and(|main| main.opens_pages()) {
-        // SAFETY: nginx reads its configuration in one thread, and filters chain up like this.
-        unsafe {
-            NEXT_HEADER_FILTER = ngx_http_top_header_filter;
-            ngx_http_top_header_filter = Some(header_filter);
-            NEXT_BODY_FILTER = ngx_http_top_body_filter;
-            ngx_http_top_body_filter = Some(body_filter);
-        }
-    }
-    Status::NGX_OK.into()
-}
-
-unsafe extern "C" fn header_filter(r: *mut ngx_http_request_t) -> ngx_int_t {
-    // SAFETY: nginx passes a valid request.
-    let request = unsafe { Request::from_ngx_http_request(r) };
-    if let Some(RequestContext { page: Page::Opens | Page::MayOpen, .. }) =
-        RequestContext::of(request)
-    {
-        if prepare(request).is_err() {
-            return Status::NGX_ERROR.into();
-        }
-    }
-    // SAFETY: set before any request, to the filter that nginx had at the top.
-    match unsafe { NEXT_HEADER_FILTER } {
-        // SAFETY: as nginx calls it.
-        Some(next) => unsafe { next(r) },
-        None => Status::NGX_OK.into(),
-    }
-}
-
-unsafe extern "C" fn body_filter(r: *mut ngx_http_request_t, input: *mut ngx_chain_t) -> ngx_int_t {
-    // SAFETY: nginx passes a valid request; the slot of this module holds what `prepare` put
-    // there, or null.
-    let output = unsafe {
-        let slot = (*r).ctx.add(ngx_http_npm_token_inject_filter_module.ctx_index);
-        match (*slot).cast::<OpenPage>().as_mut() {
-            None => input,
-            Some(page) => {
-                let Ok(output) = page.filter(Pool::from_ngx_pool((*r).pool), input) else {
-                    return Status::NGX_ERROR.into();
-                };
-                if page.is_done {
-                    *slot = ptr::null_mut();
-                }
-                if output.is_null() && !input.is_null() {
-                    return Status::NGX_OK.into();
-                }
-                output
-            }
-        }
-    };
-    // SAFETY: as in header_filter.
-    match unsafe { NEXT_BODY_FILTER } {
-        // SAFETY: as nginx calls it.
-        Some(next) => unsafe { next(r, output) },
-        None => Status::NGX_OK.into(),
-    }
-}
-
-/// Makes the response ready for the script, if it is a page that can take it.
-fn prepare(request: &mut Request) -> Result<(), OutOfMemory> {
+/// Makes a response of status 200 ready for the script, if it is a page that can take it. Returns
+/// the state of the body's filter, which lives in the request's pool, or null.
+pub fn prepare(request: &mut Request, settings: &Settings) -> Result<*mut OpenPage, OutOfMemory> {
     static ENCODED: Throttle = Throttle::new();
 
-    let Some(Directive::On(settings)) = TokenInject::location_conf(request.as_ref()) else {
-        return Ok(());
-    };
     let r: &ngx_http_request_t = request.as_ref();
-    if !request.is_main() || r.headers_out.status != NGX_HTTP_OK as ngx_uint_t || !is_html(r) {
-        return Ok(());
+    if !is_html(r) {
+        return Ok(ptr::null_mut());
     }
     if let Some(encoding) = encoding(r) {
         if ENCODED.lets_through(now()) {
@@ -137,30 +36,22 @@ fn prepare(request: &mut Request) -> Result<(), OutOfMemory> {
                 NgxStr::from_bytes(encoding.as_bytes())
             );
         }
-        return Ok(());
+        return Ok(ptr::null_mut());
     }
-    let script = match r.header_only() {
-        0 => Some(script(request, settings)?),
-        _ => None,
-    };
-    let r: &mut ngx_http_request_t = request.as_mut();
-    forbid_caching(r)?;
-    let Some(script) = script else {
-        return Ok(());
-    };
-    r.set_filter_need_in_memory(1);
-    // SAFETY: the pool gives room for the state, which needs no dropping, or null. The slot is
-    // this module's own.
-    unsafe {
-        let page = request.pool().alloc(size_of::<OpenPage>()).cast::<OpenPage>();
-        if page.is_null() {
-            return Err(OutOfMemory);
-        }
-        page.write(OpenPage::new(script));
-        let index = ngx_http_npm_token_inject_filter_module.ctx_index;
-        *request.as_mut().ctx.add(index) = page.cast();
+    let header_only = r.header_only() != 0;
+    let script = script(request, settings)?;
+    forbid_caching(request.as_mut())?;
+    if header_only {
+        return Ok(ptr::null_mut());
     }
-    Ok(())
+    request.as_mut().set_filter_need_in_memory(1);
+    let page = request.pool().alloc(size_of::<OpenPage>()).cast::<OpenPage>();
+    if page.is_null() {
+        return Err(OutOfMemory);
+    }
+    // SAFETY: the pool has given room for the state, which needs no dropping.
+    unsafe { page.write(OpenPage::new(script)) };
+    Ok(page)
 }
 
 fn script(request: &Request, settings: &Settings) -> Result<ngx_str_t, OutOfMemory> {
@@ -252,7 +143,7 @@ pub fn add_header(
 }
 
 /// A page on its way to the browser. Lives in the request's pool.
-struct OpenPage {
+pub struct OpenPage {
     scanner: Scanner,
     script: ngx_str_t,
     held: [u8; HELD_MAX],
@@ -271,8 +162,13 @@ impl OpenPage {
         }
     }
 
+    /// Whether the script has found its place, so that the rest needs no filter.
+    pub fn is_done(&self) -> bool {
+        self.is_done
+    }
+
     /// Puts the script into its place, if it is in this part of the page.
-    fn filter(
+    pub fn filter(
         &mut self,
         pool: Pool,
         input: *mut ngx_chain_t,

@@ -1,0 +1,156 @@
+//! What happens to a response.
+//!
+//! NPM's page gets its script; an error that NPM answered raises a doubt about the token.
+//!
+//! A module of its own, for a module has one place in nginx's order: the handlers of the other one
+//! may stand anywhere, this one's filters must come before `ngx_http_copy_filter_module`, whose
+//! place is the last that sees a response as the upstream sent it, uncompressed and in memory.
+
+use std::ffi::{c_char, c_void};
+use std::ptr;
+
+use ngx::core::Status;
+use ngx::ffi::{
+    ngx_chain_t, ngx_conf_t, ngx_http_module_t, ngx_http_output_body_filter_pt,
+    ngx_http_output_header_filter_pt, ngx_http_request_t, ngx_http_top_body_filter,
+    ngx_http_top_header_filter, ngx_int_t, ngx_module_t, ngx_uint_t, NGX_HTTP_BAD_REQUEST,
+    NGX_HTTP_MODULE, NGX_HTTP_OK,
+};
+use ngx::http::{HttpModuleLocationConf, HttpModuleMainConf, Request};
+
+use super::context::{Page, RequestContext};
+use super::directive::Directive;
+use super::headers_in::OutOfMemory;
+use super::logins;
+use super::page::{self, OpenPage};
+use super::tokens_answer::is_api;
+use super::TokenInject;
+
+/// The order of this module among nginx's own (see `ngx_add_module`).
+pub const ORDER: [*const c_char; 2] =
+    [c"ngx_http_npm_token_inject_filter_module".as_ptr(), c"ngx_http_copy_filter_module".as_ptr()];
+
+static CONTEXT: ngx_http_module_t = ngx_http_module_t {
+    preconfiguration: None,
+    postconfiguration: Some(postconfiguration),
+    create_main_conf: None,
+    init_main_conf: None,
+    create_srv_conf: None,
+    merge_srv_conf: None,
+    create_loc_conf: None,
+    merge_loc_conf: None,
+};
+
+/// The module, under the name that nginx knows it by.
+#[used]
+#[allow(non_upper_case_globals)]
+pub static mut ngx_http_npm_token_inject_filter_module: ngx_module_t = ngx_module_t {
+    ctx: ptr::addr_of!(CONTEXT).cast_mut().cast(),
+    type_: NGX_HTTP_MODULE as ngx_uint_t,
+    ..ngx_module_t::default()
+};
+
+/// The filters behind this one. Set while a configuration is read, in a process with one thread.
+static mut NEXT_HEADER_FILTER: ngx_http_output_header_filter_pt = None;
+static mut NEXT_BODY_FILTER: ngx_http_output_body_filter_pt = None;
+
+extern "C" fn postconfiguration(cf: *mut ngx_conf_t) -> ngx_int_t {
+    // SAFETY: nginx passes a configuration that is valid for the call.
+    let main = TokenInject::main_conf(unsafe { &*cf });
+    if main.is_some_and(|main| main.is_in_use()) {
+        // SAFETY: nginx reads its configuration in one thread, and filters chain up like this.
+        unsafe {
+            NEXT_HEADER_FILTER = ngx_http_top_header_filter;
+            ngx_http_top_header_filter = Some(header_filter);
+            NEXT_BODY_FILTER = ngx_http_top_body_filter;
+            ngx_http_top_body_filter = Some(body_filter);
+        }
+    }
+    Status::NGX_OK.into()
+}
+
+unsafe extern "C" fn header_filter(r: *mut ngx_http_request_t) -> ngx_int_t {
+    // SAFETY: nginx passes a valid request.
+    let request = unsafe { Request::from_ngx_http_request(r) };
+    if look_at(request).is_err() {
+        return Status::NGX_ERROR.into();
+    }
+    // SAFETY: set before any request, to the filter that nginx had at the top.
+    match unsafe { NEXT_HEADER_FILTER } {
+        // SAFETY: as nginx calls it.
+        Some(next) => unsafe { next(r) },
+        None => Status::NGX_OK.into(),
+    }
+}
+
+unsafe extern "C" fn body_filter(r: *mut ngx_http_request_t, input: *mut ngx_chain_t) -> ngx_int_t {
+    // SAFETY: nginx passes a valid request.
+    let request = unsafe { Request::from_ngx_http_request(r) };
+    let mut output = input;
+    if let Some(page) = open_page(request) {
+        output = match page.filter(request.pool(), input) {
+            Ok(output) => output,
+            Err(OutOfMemory) => return Status::NGX_ERROR.into(),
+        };
+        if page.is_done() {
+            set_open_page(request, ptr::null_mut());
+        }
+        // All of it is held back for now.
+        if output.is_null() && !input.is_null() {
+            return Status::NGX_OK.into();
+        }
+    }
+    // SAFETY: as in header_filter.
+    match unsafe { NEXT_BODY_FILTER } {
+        // SAFETY: as nginx calls it.
+        Some(next) => unsafe { next(r, output) },
+        None => Status::NGX_OK.into(),
+    }
+}
+
+/// Looks at a response that is about to begin.
+fn look_at(request: &mut Request) -> Result<(), OutOfMemory> {
+    let Some(context) = RequestContext::of(request) else {
+        return Ok(());
+    };
+    let r: &ngx_http_request_t = request.as_ref();
+    let (is_page, status) = (context.page != Page::No, r.headers_out.status as u32);
+    // In most responses there is nothing to see.
+    if !is_page && status < NGX_HTTP_BAD_REQUEST || !request.is_main() {
+        return Ok(());
+    }
+    let Some(Directive::On(settings)) = TokenInject::location_conf(r) else {
+        return Ok(());
+    };
+    if is_page && status == NGX_HTTP_OK {
+        let page = page::prepare(request, settings)?;
+        set_open_page(request, page);
+    } else if may_refuse_token(status) && is_api(request) {
+        if let (Some(account), Some(token)) = (&context.account, &context.token) {
+            logins::doubt(settings.zone, account, token);
+        }
+    }
+    Ok(())
+}
+
+/// Whether NPM may mean the token by this status. It has no other for that: a token that is no
+/// longer good is 400, 404 or 500 to it, and never 401.
+fn may_refuse_token(status: u32) -> bool {
+    matches!(status, 400..=404 | 500)
+}
+
+fn open_page(request: &Request) -> Option<&'static mut OpenPage> {
+    // SAFETY: the slot of this module holds what `set_open_page` put there, or null; it lives as
+    // long as the request, and only one filter call at a time uses it.
+    unsafe { (*slot(request)).cast::<OpenPage>().as_mut() }
+}
+
+fn set_open_page(request: &Request, page: *mut OpenPage) {
+    // SAFETY: the slot is this module's own.
+    unsafe { *slot(request) = page.cast() };
+}
+
+fn slot(request: &Request) -> *mut *mut c_void {
+    // SAFETY: a request has a slot for each module.
+    unsafe { request.as_ref().ctx.add(ngx_http_npm_token_inject_filter_module.ctx_index) }
+}
