@@ -31,6 +31,16 @@
       return set.call(this, key, value);
     };
 
+    // A part of the UI does not load: where that is for the session has ended, loading the page
+    // anew leads to Authentik. Once a minute, for it may have another cause.
+    addEventListener("vite:preloadError", function () {
+      var key = "npm-token-inject-reloaded", last = Number(sessionStorage.getItem(key));
+      if (Date.now() - last > 60000) {
+        sessionStorage.setItem(key, Date.now());
+        location.reload();
+      }
+    });
+
     // The UI's Logout removes the list and stays on the page; at the end of a session (status 401)
     // it removes the list and reloads.
     if (signOut) {
