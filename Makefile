@@ -25,7 +25,7 @@ debian_module := $$(.ci/module '$(debian_nginx)' build/debian/usr/share/nginx/sr
 with = module=$(2) && TEST_NGINX='$(1)' TEST_NGINX_MODULE="$$module" exec
 
 .NOTPARALLEL:
-.PHONY: help setup module debian test test-npm demo bench lint clean
+.PHONY: help setup module debian test test-npm demo soak bench lint clean
 
 # What the other targets need: system packages that are missing are installed where that is possible.
 setup:
@@ -67,6 +67,12 @@ test-npm: setup
 ##      DEMO_NPM=URL   uses a real NPM
 demo: setup
 	@$(call with,$(nginx),$(module)) cargo run --quiet -p testbed --bin demo
+
+## make soak [NGINX=... [MODULE=...]]
+##                     ten minutes of mixed traffic, reloads and faults: what failed, and memory
+##      SOAK_SECONDS=N shorter, or longer
+soak: setup
+	@$(call with,$(nginx),$(module)) cargo run --quiet -p testbed --bin soak
 
 ## make bench          the side-by-side tables
 bench: setup

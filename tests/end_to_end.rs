@@ -185,28 +185,26 @@ fn an_authentik_user_is_the_npm_user_of_the_account_after_one_login() {
         assert_eq!(status(&next), "hit");
     }
     assert_eq!(site.logins(), 1);
-
-    let page = site.nginx.client().request("GET", "/").cookie(&session).send();
-    assert_eq!(page.status, 200);
-    assert!(page.text().contains("<html"), "{page:?}");
 }
 
 #[test]
 fn whoever_is_not_signed_in_to_authentik_never_gets_to_npm() {
     let site = Site::open();
-    for (target, status) in [("/", 302), (ME, 401)] {
+    let visit = |target: &str| {
         let client = site.nginx.client();
         let forged = client
             .request("GET", target)
             .header("X-authentik-username", "akadmin")
             .header("Cookie", "authentik_proxy_test=forged")
             .send();
-        assert_eq!(forged.status, status, "{forged:?}");
-        if let Some(location) = forged.header("Location") {
-            assert!(location.starts_with("/outpost.goauthentik.io/start"), "{location}");
-        }
         site.assert_npm_was_not_asked(target);
-    }
+        forged
+    };
+    let page = visit("/");
+    let location = page.header("Location").unwrap_or_default();
+    assert_eq!(page.status, 302, "{page:?}");
+    assert!(location.starts_with("/outpost.goauthentik.io/start"), "{location}");
+    assert_eq!(visit(ME).status, 401);
 }
 
 #[test]
@@ -327,34 +325,77 @@ fn what_a_user_creates_changes_and_deletes_arrives_whole_also_while_waiting_for_
 }
 
 #[test]
-fn what_the_web_ui_gets_when_it_renews_its_token_goes_on_working() {
-    let site = Site::open();
+fn npms_page_opens_signed_in_and_no_token_gets_into_the_browser() {
+    // NPM itself compresses the page for whoever takes that.
+    let site = Site::open_with(|nginx, _| nginx.server("gzip off;"));
     let session = site.sign_in("akadmin");
-    let reply = site.nginx.client().request("GET", "/api/tokens").cookie(&session).send();
-    assert_eq!(reply.status, 200, "{reply:?}");
-    let (token, expires) = (&reply.json()["token"], &reply.json()["expires"]);
-    assert!(expires.as_str().is_some_and(|expires| expires.ends_with('Z')), "{reply:?}");
+    let client = site.nginx.client();
+    let page = client
+        .request("GET", "/")
+        .header("Accept", "text/html,application/xhtml+xml")
+        .header("Accept-Encoding", "gzip, deflate, br")
+        .cookie(&session)
+        .send();
+    assert_eq!((page.status, page.header("Cache-Control")), (200, Some("no-store")), "{page:?}");
 
-    let renewed = format!("Bearer {}", token.as_str().unwrap_or_default());
-    let reply = site.who(&session, Some(&renewed));
-    assert_eq!((reply.status, email(&reply)), (200, site.npm.identity.clone()), "{reply:?}");
+    let renewed = client.request("GET", "/api/tokens").cookie(&session).send();
+    assert_eq!(renewed.status, 200, "{renewed:?}");
+    let (marker, expires) = (&renewed.json()["token"], &renewed.json()["expires"]);
+    let marker = marker.as_str().unwrap_or_default();
+    assert!(marker.starts_with("npm-token-inject-"), "{renewed:?}");
+    assert!(expires.as_str().is_some_and(|expires| expires.ends_with('Z')), "{renewed:?}");
+
+    // In the page the marker comes before the first script of NPM's own.
+    let text = page.text();
+    let npms_script = text.find("<script ").unwrap_or(text.len());
+    assert!(text[..npms_script].contains(marker), "{text}");
+    // Every JWT begins like that.
+    assert!(!text.contains("eyJ"), "{text}");
+
+    let reply = site.who(&session, Some(&format!("Bearer {marker}")));
+    site.assert_is_administrator(&reply);
+    assert_eq!(site.logins(), 1);
 }
 
 #[test]
-fn credentials_that_authentik_hands_over_sign_in() {
+fn no_other_site_can_use_the_session() {
+    let site = Site::open();
+    let session = site.sign_in("akadmin");
+    site.assert_is_administrator(&site.who(&session, None));
+
+    let email = "another-site@example.com";
+    for (name, value) in [("Origin", "https://evil.example"), ("Sec-Fetch-Site", "cross-site")] {
+        let client = site.nginx.client();
+        let form = client
+            .request("POST", "/api/users")
+            .cookie(&session)
+            .header(name, value)
+            .header("Content-Type", "application/x-www-form-urlencoded")
+            .body(format!("name=Evil&nickname=Evil&email={email}&roles[]=admin"))
+            .send();
+        assert_eq!((form.status, status(&form)), (404, "cross_site"), "{form:?}");
+
+        let read = client.request("GET", ME).cookie(&session).header(name, value).send();
+        assert_eq!(status(&read), "cross_site");
+        site.assert_is_npms_own_answer(&read);
+    }
+    let client = site.nginx.client();
+    let users = client.request("GET", "/api/users").cookie(&session).send();
+    assert_eq!(users.status, 200, "{users:?}");
+    assert!(!users.text().contains(email), "{users:?}");
+}
+
+#[test]
+fn credentials_that_authentik_hands_over_go_before_the_accounts_file() {
     let site = Site::open_with(|nginx, npm| {
+        let set = "auth_request_set $authentik_authorization $upstream_http_authorization;";
         nginx
-            .location(
-                "/",
-                "auth_request_set $authentik_authorization $upstream_http_authorization;",
-            )
-            .directive(&format!(
-                "npm_token_inject on credentials=$authentik_authorization api={};",
-                npm.url
-            ))
+            .location("/", set)
+            .accounts(&accounts(npm, "this is not the secret"))
+            .directive("npm_token_inject accounts.json credentials=$authentik_authorization;")
     });
     let (identity, secret) = (&site.npm.identity, &site.npm.secret);
-    let session = site.outpost.sign_in(Visitor::new("anybody").basic(identity, secret));
+    let session = site.outpost.sign_in(Visitor::new("akadmin").basic(identity, secret));
     let basic = format!("Basic {}", STANDARD.encode(format!("{identity}:{secret}")));
     site.assert_is_administrator(&site.who(&session, None));
     site.assert_is_administrator(&site.who(&session, Some(&basic)));

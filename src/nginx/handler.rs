@@ -194,7 +194,7 @@ fn sign_in(
     settings: &Settings,
     account: Arc<Account>,
 ) -> Result<Status, OutOfMemory> {
-    let found = logins::find(&mut settings.zone.lock(), &account);
+    let found = logins::find_and_count(&mut settings.zone.lock(), &account);
     let waits = match found {
         Found::Token { token, renew } => {
             if renew {

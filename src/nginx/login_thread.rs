@@ -6,7 +6,7 @@
 use std::collections::VecDeque;
 use std::fs::File;
 use std::io::{self, Write};
-use std::mem::MaybeUninit;
+use std::mem::{discriminant, MaybeUninit};
 use std::os::fd::{AsRawFd, FromRawFd, RawFd};
 use std::panic::{catch_unwind, AssertUnwindSafe};
 use std::ptr;
@@ -97,10 +97,17 @@ impl LoginThread {
         }
     }
 
-    /// Asks for something. One thing is done after the other.
+    /// Asks for something. One thing is done after the other, and none twice: while NPM hangs,
+    /// promises become void, and are made anew, before their turn comes.
     pub fn ask(&self, account: Arc<Account>, task: Task) {
-        self.shared.wanted.lock().tasks.push_back((account, task));
-        self.shared.something_wanted.notify_one();
+        let mut wanted = self.shared.wanted.lock();
+        let is_same = |(other, asked): &(Arc<Account>, Task)| {
+            other.key == account.key && discriminant(asked) == discriminant(&task)
+        };
+        if !wanted.tasks.iter().any(is_same) {
+            wanted.tasks.push_back((account, task));
+            self.shared.something_wanted.notify_one();
+        }
     }
 
     /// What has been done since the last call.

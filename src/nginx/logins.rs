@@ -112,8 +112,17 @@ pub enum Found {
     Pause,
 }
 
+/// As [`find`], for a request that has not asked before.
+pub fn find_and_count(table: &mut Table, account: &Account) -> Found {
+    let found = find(table, account);
+    if let Found::Token { .. } = found {
+        table.count_hit(&account.key, account.hint.load(Ordering::Relaxed), now());
+    }
+    found
+}
+
 /// Asks the table for an account's token, on behalf of this worker.
-pub fn find(table: &mut Table, account: &Account) -> Found {
+fn find(table: &mut Table, account: &Account) -> Found {
     let now = now();
     let mut hint = account.hint.load(Ordering::Relaxed);
     let found = match table.access(&account.key, &mut hint, now, claim(account, now), is_alive) {

@@ -8,6 +8,7 @@ use ngx::ffi::{
 use ngx::http::{HttpModuleMainConf, Request};
 use ngx::ngx_string;
 
+use super::context::{Page, RequestContext};
 use super::headers_in::{self, copy, OutOfMemory};
 use super::logins::now;
 use super::page::add_header;
@@ -32,6 +33,10 @@ fn send(request: &mut Request) -> Result<Status, OutOfMemory> {
         b"html" => (ngx_string!("text/html; charset=utf-8"), status.to_html()),
         _ => (ngx_string!("application/json"), status.to_json()),
     };
+    // Where NPM's pages get a script, this is none of them.
+    if let Some(context) = RequestContext::of_mut(request) {
+        context.page = Page::No;
+    }
     add_header(request.as_mut(), "Cache-Control", "no-store")?;
     send_body(request, content_type, &body)
 }

@@ -148,7 +148,7 @@ impl Accounts {
     ) -> Result<Self, AccountsError> {
         let text = read_secret_file(path, warn)?;
         let file: AccountsFile = serde_json::from_slice(&text)
-            .map_err(|error| AccountsError::Content(path.to_owned(), error))?;
+            .map_err(|error| AccountsError::Content(path.to_owned(), without_value(&error)))?;
 
         let folder = path.parent().unwrap_or(Path::new("/"));
         let certificates = match &file.ca_file {
@@ -210,7 +210,7 @@ pub enum AccountsError {
     #[error("cannot read \"{}\": {}; create it, or give its path in the directive", .0.display(), .1)]
     Read(PathBuf, #[source] io::Error),
     #[error("\"{}\": {}", .0.display(), .1)]
-    Content(PathBuf, #[source] serde_json::Error),
+    Content(PathBuf, String),
     #[error("cannot read secret_file \"{}\": {}", .0.display(), .1)]
     SecretFile(PathBuf, String),
     #[error("cannot use ca_file \"{}\": {}", .0.display(), .1)]
@@ -221,6 +221,15 @@ impl AccountsError {
     /// Whether the accounts file itself does not exist.
     pub fn is_missing_file(&self) -> bool {
         matches!(self, Self::Read(_, error) if error.kind() == io::ErrorKind::NotFound)
+    }
+}
+
+/// What serde says, but for a text that stands where none belongs: it may be a secret.
+fn without_value(error: &serde_json::Error) -> String {
+    let message = error.to_string();
+    match (message.split_once(": string \""), message.rsplit_once("\", expected ")) {
+        (Some((what, _)), Some((_, expected))) => format!("{what}: string, expected {expected}"),
+        _ => message,
     }
 }
 

@@ -215,7 +215,6 @@ impl Table {
     ) -> Access<'_> {
         let slot = self.slot(key, hint, now);
         if slot.use_until > now {
-            slot.counters.hits += 1;
             let renew =
                 slot.renew_at <= now && slot.retry_at <= now && !slot.is_claimed(now, is_alive);
             if renew {
@@ -321,6 +320,12 @@ impl Table {
         slot.claim(claim);
     }
 
+    /// Counts a request that has found a token. One that waited for it is none of these, though the
+    /// token is found in the end.
+    pub fn count_hit(&mut self, key: &AccountKey, mut hint: Hint, now: Millis) {
+        self.slot(key, &mut hint, now).counters.hits += 1;
+    }
+
     /// Counts a request that has waited for a login.
     pub fn count_wait(&mut self, key: &AccountKey, waited: Millis, now: Millis) {
         let slot = self.slot(key, &mut 0, now);
@@ -404,6 +409,7 @@ mod tests {
     use base64::engine::general_purpose::URL_SAFE_NO_PAD;
     use base64::Engine;
 
+    use super::super::npm::Cause;
     use super::*;
 
     const NOW: Millis = 1_700_000_000_000;
@@ -569,5 +575,278 @@ mod tests {
         table.filled = u64::MAX;
         assert_eq!(fresh(&access(&mut table, 1, NOW, 10)), Some(&b""[..]));
         assert_eq!(access(&mut table, 9, NOW, 10), Access::LogIn);
+    }
+
+    /// Whether the caller has just promised to renew.
+    fn renews(table: &mut Table, n: u64, now: Millis, pid: Pid) -> bool {
+        match access(table, n, now, pid) {
+            Access::Fresh { renew, .. } => renew,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn issue(table: &mut Table, n: u64, now: Millis) -> u64 {
+        match access(table, n, now, 10) {
+            Access::Fresh { issue, .. } => issue,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn counters(table: &mut Table, now: Millis) -> Counters {
+        let accounts = table.status(now).accounts;
+        assert_eq!(accounts.len(), 1);
+        accounts[0].counters
+    }
+
+    #[test]
+    fn one_worker_renews_and_all_go_on_with_the_old_token() {
+        let mut table = table();
+        let old = token(100_000);
+        table.store(&key(0), &old, false, NOW);
+        let due = old.renew_at(0);
+        assert!(!renews(&mut table, 0, due - 1, 10));
+        let claim = Claim { by: 10, until: due + 6_000 };
+        let found = table.access(&key(0), &mut 0, due, claim, |_| true);
+        assert!(matches!(found, Access::Fresh { renew: true, .. }));
+        for pid in [10, 11, 12] {
+            assert!(!renews(&mut table, 0, due, pid));
+        }
+
+        let new = token(200_000);
+        table.store(&key(0), &new, true, due);
+        let found = access(&mut table, 0, due, 11);
+        assert_eq!(fresh(&found), Some(new.authorization().as_bytes()));
+        assert!(!renews(&mut table, 0, due, 11));
+        let counters = counters(&mut table, due);
+        assert_eq!((counters.logins, counters.renewals, counters.failures), (1, 1, 0));
+    }
+
+    #[test]
+    fn the_renewal_of_a_killed_worker_is_taken_over_at_once() {
+        let mut table = table();
+        let token = token(100_000);
+        table.store(&key(0), &token, false, NOW);
+        let due = token.renew_at(0);
+        let claim = |by| Claim { by, until: due + 6_000 };
+        let renews = |table: &mut Table, by, dead| {
+            let found = table.access(&key(0), &mut 0, due, claim(by), |pid| pid != dead);
+            matches!(found, Access::Fresh { renew: true, .. })
+        };
+        assert!(renews(&mut table, 10, 0));
+        assert!(renews(&mut table, 11, 10));
+        assert!(!renews(&mut table, 12, 10));
+        table.release(11);
+        assert!(renews(&mut table, 12, 0));
+    }
+
+    #[test]
+    fn a_renewal_that_fails_is_tried_again_after_its_pause_while_the_old_token_serves() {
+        let mut table = table();
+        let token = token(100_000);
+        table.store(&key(0), &token, false, NOW);
+        let due = token.renew_at(0);
+        assert!(renews(&mut table, 0, due, 10));
+        let retry_at = table.fail(&key(0), &LoginError::NotToken, due);
+        assert!(!renews(&mut table, 0, retry_at - 1, 10));
+        assert!(renews(&mut table, 0, retry_at, 10));
+
+        // Refused, it is not tried again before the end.
+        let retry_at = table.fail(&key(0), &LoginError::Refused, retry_at);
+        assert!(token.use_until < retry_at);
+        assert!(!renews(&mut table, 0, token.use_until - 1, 10));
+        assert_eq!(access(&mut table, 0, token.use_until, 10), Access::Pause(retry_at));
+        assert_eq!(access(&mut table, 0, retry_at, 10), Access::LogIn);
+    }
+
+    #[test]
+    fn tokens_that_were_issued_together_are_not_renewed_together() {
+        const HOUR: Millis = 3_600_000;
+        let mut table = table();
+        let token = token(24 * HOUR);
+        // Keys are the beginnings of hashes.
+        let keys: Vec<u64> =
+            (1..=200).map(|n: u64| n.wrapping_mul(0x9e37_79b9_7f4a_7c15)).collect();
+        for &n in &keys {
+            table.store(&key(n), &token, false, NOW);
+        }
+        let first = NOW + 24 * HOUR * 4 / 5;
+        let mut waves = Vec::new();
+        for minutes in (0..=72).step_by(6) {
+            let now = first + minutes * 60_000;
+            let claim = Claim { by: 10, until: now + HOUR * 24 };
+            let mut renewals = 0;
+            for &n in &keys {
+                let found = table.access(&key(n), &mut 0, now, claim, |_| true);
+                renewals += usize::from(matches!(found, Access::Fresh { renew: true, .. }));
+            }
+            waves.push(renewals);
+        }
+        assert_eq!(waves.iter().sum::<usize>(), keys.len(), "{waves:?}");
+        assert!(waves.iter().all(|&wave| wave < keys.len() / 5), "{waves:?}");
+        assert!(waves[1..].iter().all(|&wave| wave > 0), "{waves:?}");
+    }
+
+    #[test]
+    fn a_token_is_doubted_once_in_ten_seconds() {
+        let mut table = table();
+        table.store(&key(1), &token(86_400_000), false, NOW);
+        let issue = issue(&mut table, 1, NOW);
+        let doubt = |table: &mut Table, now, pid| {
+            table.doubt(&key(1), issue, now, Claim { by: pid, until: now + 6_000 }, |_| true)
+        };
+        assert!(doubt(&mut table, NOW, 10));
+        assert!(!doubt(&mut table, NOW, 11));
+        table.let_be(&key(1), NOW);
+        assert!(!doubt(&mut table, NOW + 9_999, 11));
+        assert!(doubt(&mut table, NOW + 10_000, 11));
+        // Nobody has given that promise up.
+        assert!(!doubt(&mut table, NOW + 15_999, 10));
+        assert!(doubt(&mut table, NOW + 20_000, 10));
+    }
+
+    #[test]
+    fn what_is_not_in_use_is_not_doubted() {
+        let mut table = table();
+        let token = token(100_000);
+        table.store(&key(1), &token, false, NOW);
+        let issue = issue(&mut table, 1, NOW);
+        let doubt = |table: &mut Table, n, issue, now| {
+            table.doubt(&key(n), issue, now, Claim { by: 10, until: now + 6_000 }, |_| true)
+        };
+        assert!(!doubt(&mut table, 1, issue + 1, NOW), "another token");
+        assert!(!doubt(&mut table, 1, issue, token.use_until), "an expired token");
+        assert!(!doubt(&mut table, 2, issue, NOW), "an account without a token");
+        let due = token.renew_at(1);
+        assert!(renews(&mut table, 1, due, 10));
+        table.slots[0].claimed_until = due + 6_000;
+        assert!(!doubt(&mut table, 1, issue, due), "a token that is being renewed");
+        assert!(doubt(&mut table, 1, issue, due + 6_000));
+    }
+
+    #[test]
+    fn a_revoked_token_is_forgotten_and_one_worker_logs_in() {
+        let mut table = table();
+        table.store(&key(1), &token(86_400_000), false, NOW);
+        let issue = issue(&mut table, 1, NOW);
+        assert!(table.doubt(&key(1), issue, NOW, claim(10), |_| true));
+        table.revoke(&key(1), issue, claim(10), NOW);
+        assert_eq!(access(&mut table, 1, NOW, 10), Access::Wait);
+        assert_eq!(access(&mut table, 1, NOW, 11), Access::Wait);
+        let authorization = &table.slots[0].authorization;
+        assert!(authorization.iter().all(|&byte| byte == 0));
+
+        let new = token(200_000);
+        table.store(&key(1), &new, false, NOW);
+        let found = access(&mut table, 1, NOW, 11);
+        assert_eq!(fresh(&found), Some(new.authorization().as_bytes()));
+    }
+
+    #[test]
+    fn only_the_token_that_was_asked_about_is_revoked() {
+        let mut table = table();
+        table.store(&key(1), &token(86_400_000), false, NOW);
+        let issue = issue(&mut table, 1, NOW);
+        let new = token(200_000);
+        table.store(&key(1), &new, true, NOW);
+        table.revoke(&key(1), issue, claim(10), NOW);
+        let found = access(&mut table, 1, NOW, 11);
+        assert_eq!(fresh(&found), Some(new.authorization().as_bytes()));
+    }
+
+    #[test]
+    fn a_doubt_that_comes_to_nothing_leaves_the_token_in_use() {
+        let mut table = table();
+        let token = token(100_000);
+        table.store(&key(0), &token, false, NOW);
+        let issue = issue(&mut table, 0, NOW);
+        let due = token.renew_at(0);
+        let claim = Claim { by: 10, until: due + 6_000 };
+        assert!(table.doubt(&key(0), issue, due - 1, claim, |_| true));
+        assert!(!renews(&mut table, 0, due, 11));
+        table.let_be(&key(0), due);
+        assert!(renews(&mut table, 0, due, 11));
+    }
+
+    #[test]
+    fn requests_logins_and_failures_are_counted() {
+        let mut table = table();
+        assert_eq!(access(&mut table, 1, NOW, 10), Access::LogIn);
+        assert_eq!(access(&mut table, 1, NOW, 11), Access::Wait);
+        table.fail(&key(1), &LoginError::NotToken, NOW);
+        table.fail(&key(1), &LoginError::Refused, NOW);
+        table.fail(&key(1), &LoginError::TwoFactor, NOW);
+        table.store(&key(1), &token(10_000), false, NOW);
+        table.count_wait(&key(1), 400, NOW);
+        table.count_wait(&key(1), 20, NOW);
+        for hint in [0, 1, SLOTS] {
+            access(&mut table, 1, NOW, 10);
+            table.count_hit(&key(1), hint, NOW);
+        }
+        let expected =
+            Counters { hits: 3, waits: 2, waited_ms: 420, logins: 1, renewals: 0, failures: 3 };
+        assert_eq!(counters(&mut table, NOW), expected);
+
+        table.totals().kept += 2;
+        let totals = table.status(NOW).totals;
+        let by_cause = |cause: Cause| totals.failures_by_cause[cause as usize];
+        assert_eq!((by_cause(Cause::Refused), by_cause(Cause::Answer)), (2, 1));
+        assert_eq!((totals.kept, totals.errors), (2, 0));
+        assert_eq!(totals.failures_by_cause.iter().sum::<u64>(), 3);
+    }
+
+    #[test]
+    fn an_account_shows_its_state() {
+        let mut table = table();
+        let shown = |table: &mut Table, now| table.status(now).accounts.remove(0);
+        assert!(table.status(NOW).accounts.is_empty());
+
+        assert_eq!(access(&mut table, 1, NOW, 10), Access::LogIn);
+        table.describe(&key(1), "admin@example.com", "http://npm:81", NOW);
+        let account = shown(&mut table, NOW);
+        assert_eq!(account.state, State::SigningIn);
+        assert_eq!((&*account.identity, &*account.api), ("admin@example.com", "http://npm:81"));
+        assert_eq!((account.last_login, account.last_error), (None, None));
+
+        let retry_at = table.fail(&key(1), &LoginError::Refused, NOW);
+        let account = shown(&mut table, NOW);
+        assert_eq!((account.state, account.next_try), (State::Failing, Some(retry_at)));
+        assert_eq!(account.last_error.as_deref(), Some("NPM refused identity and secret"));
+        assert_eq!(account.last_failure, Some(NOW));
+        let account = shown(&mut table, retry_at);
+        assert_eq!((account.state, account.next_try), (State::Idle, None));
+
+        let token = token(100_000);
+        table.store(&key(1), &token, false, NOW + 1);
+        let account = shown(&mut table, NOW + 1);
+        assert_eq!((account.state, account.next_try), (State::SignedIn, None));
+        assert_eq!(account.token_expires, Some(token.expires_at));
+        assert_eq!((account.last_login, account.last_failure), (Some(NOW + 1), Some(NOW)));
+
+        let account = shown(&mut table, token.use_until);
+        assert_eq!((account.state, account.token_expires), (State::Idle, None));
+    }
+
+    #[test]
+    fn accounts_are_shown_by_name_and_long_ones_are_cut_between_letters() {
+        let mut table = table();
+        let long = "\u{e9}".repeat(100);
+        for (n, identity) in [(1, "b@example.com"), (2, &long), (3, "a@example.com")] {
+            table.store(&key(n), &token(10_000), false, NOW);
+            table.describe(&key(n), identity, "http://npm:81", NOW);
+        }
+        let accounts = table.status(NOW).accounts;
+        let shown: Vec<&str> = accounts.iter().map(|account| account.identity.as_str()).collect();
+        assert_eq!(shown, ["a@example.com", "b@example.com", &long[..124]]);
+    }
+
+    #[test]
+    fn an_account_that_has_made_room_is_no_longer_shown() {
+        let mut table = table();
+        for n in 1..=SLOTS as u64 + 1 {
+            table.describe(&key(n), &format!("user{n}"), "http://npm:81", NOW);
+        }
+        let accounts = table.status(NOW).accounts;
+        assert_eq!(accounts.len(), SLOTS);
+        assert!(!accounts.iter().any(|account| account.identity == "user1"));
     }
 }

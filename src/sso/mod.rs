@@ -4,6 +4,7 @@
 
 pub mod accounts;
 pub mod cache;
+mod deadline;
 pub mod marker;
 pub mod npm;
 pub mod origin;

@@ -8,9 +8,12 @@ use serde::{Deserialize, Serialize};
 use thiserror::Error;
 use ureq::http::{Response, Uri};
 use ureq::tls::{Certificate, PemItem, RootCerts, TlsConfig};
+use ureq::unversioned::resolver::DefaultResolver;
+use ureq::unversioned::transport::{Connector, RustlsConnector, TcpConnector};
 use ureq::{Agent, Body};
 use zeroize::Zeroizing;
 
+use super::deadline::Deadline;
 use super::secret::Secret;
 use super::token::{Millis, Token, TokenError};
 
@@ -177,13 +180,14 @@ pub struct Issuer {
     certificates: Vec<Certificate<'static>>,
     /// Made on the first login, in the worker process that needs it: its connections stay there.
     agent: OnceLock<Agent>,
+    deadline: Deadline,
 }
 
 impl Issuer {
     /// An NPM at `url`, each call to which takes no longer than `timeout`.
     /// Without `certificates`, https trusts the public authorities.
     pub fn new(url: BaseUrl, timeout: Duration, certificates: Vec<Certificate<'static>>) -> Self {
-        Self { url, timeout, certificates, agent: OnceLock::new() }
+        Self { url, timeout, certificates, agent: OnceLock::new(), deadline: Deadline::default() }
     }
 
     /// The base URL.
@@ -246,7 +250,7 @@ impl Issuer {
         match self.get("/api/users/me", authorization)?.0 {
             200 => Ok(true),
             // A dead token is a client's error to NPM, or a crash of its own handler.
-            400..=500 => Ok(false),
+            400..=404 | 500 => Ok(false),
             status => Err(LoginError::Status(status)),
         }
     }
@@ -268,21 +272,26 @@ impl Issuer {
         Ok((response.status().as_u16(), Zeroizing::new(body)))
     }
 
+    /// What makes a call, which begins now.
     fn agent(&self) -> &Agent {
+        self.deadline.begin(self.timeout);
         self.agent.get_or_init(|| {
             let roots = match &self.certificates[..] {
                 [] => RootCerts::WebPki,
                 certificates => RootCerts::Specific(Arc::new(certificates.to_vec())),
             };
-            Agent::config_builder()
+            let config = Agent::config_builder()
                 .timeout_global(Some(self.timeout))
                 .http_status_as_error(false)
                 .max_redirects(0)
                 .proxy(None)
                 .user_agent(concat!(env!("CARGO_PKG_NAME"), "/", env!("CARGO_PKG_VERSION")))
                 .tls_config(TlsConfig::builder().root_certs(roots).build())
-                .build()
-                .new_agent()
+                .build();
+            let connector = TcpConnector::default()
+                .chain(self.deadline.clone())
+                .chain(RustlsConnector::default());
+            Agent::with_parts(config, connector, DefaultResolver::default())
         })
     }
 
@@ -295,6 +304,10 @@ impl Issuer {
             // rustls reports a certificate that it does not trust through the socket.
             ureq::Error::Io(error) if error.kind() == io::ErrorKind::InvalidData => {
                 LoginError::Tls(error.to_string())
+            }
+            // No descriptor is left, in this process or at all (ENFILE, EMFILE).
+            ureq::Error::Io(error) if matches!(error.raw_os_error(), Some(23 | 24)) => {
+                LoginError::Local(error.to_string())
             }
             ureq::Error::Rustls(error) => LoginError::Tls(error.to_string()),
             ureq::Error::Tls(error) => LoginError::Tls(error.to_owned()),

@@ -18,6 +18,10 @@ pub const AUTHORIZATION_MAX: usize = 2048;
 /// A token is used no longer than this before it expires, or a tenth of its life if that is less.
 const EXPIRY_MARGIN: Millis = 30_000;
 
+/// NPM's dates are whole seconds, rounded down (`jsonwebtoken`): a token expires by so much sooner
+/// than the span between them says.
+const ROUNDING: Millis = 1_000;
+
 const SCHEME: &str = "Bearer ";
 
 /// Why an answer's `token` cannot be used.
@@ -61,7 +65,9 @@ impl Token {
         let claims = Claims::of(jwt.as_bytes()).ok_or(TokenError::NotJwt)?;
         let expires = claims.exp.ok_or(TokenError::NoExpiry)?.millis();
         let expires_at = match claims.iat.map(NumericDate::millis) {
-            Some(issued) => sent_at.saturating_add(expires.saturating_sub(issued)),
+            Some(issued) => {
+                sent_at.saturating_add(expires.saturating_sub(issued).saturating_sub(ROUNDING))
+            }
             None => expires,
         };
         let life = expires_at.saturating_sub(sent_at);
@@ -163,25 +169,25 @@ mod tests {
     #[test]
     fn a_token_is_used_until_shortly_before_it_expires() {
         let day = Token::issued(&npm_jwt(1_700_000_000, 1_700_086_400), NOW).unwrap();
-        assert_eq!(day.expires_at, NOW + 86_400_000);
+        assert_eq!(day.expires_at, NOW + 86_399_000);
         assert_eq!(day.use_until, day.expires_at - 30_000);
         assert!(day.authorization().starts_with("Bearer eyJ"));
 
         for spread in [0, 1, 4_319_999, 4_320_000, 4_320_001, u64::MAX] {
             let left = day.expires_at - day.renew_at(spread);
-            assert!((86_400_000 * 3 / 20..=86_400_000 / 5).contains(&left), "{left}");
+            assert!((86_399_000 * 3 / 20..=86_399_000 / 5).contains(&left), "{left}");
         }
 
-        let short = Token::issued(&npm_jwt(1_700_000_000, 1_700_000_010), NOW).unwrap();
+        let short = Token::issued(&npm_jwt(1_700_000_000, 1_700_000_011), NOW).unwrap();
         assert_eq!(short.use_until, NOW + 9_000);
     }
 
     #[test]
     fn the_life_of_a_token_counts_from_its_login_whatever_npms_clock_says() {
         let ahead = Token::issued(&npm_jwt(1_700_000_600, 1_700_087_000), NOW).unwrap();
-        assert_eq!(ahead.expires_at, NOW + 86_400_000);
+        assert_eq!(ahead.expires_at, NOW + 86_399_000);
         let behind = Token::issued(&npm_jwt(1_600_000_000, 1_600_086_400), NOW).unwrap();
-        assert_eq!(behind.expires_at, NOW + 86_400_000);
+        assert_eq!(behind.expires_at, NOW + 86_399_000);
     }
 
     #[test]

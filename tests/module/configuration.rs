@@ -70,17 +70,17 @@ fn is_refused_at(nginx: &Builder, place: &str, message: &str) -> String {
 #[test]
 fn an_unknown_parameter_is_refused() {
     for parameter in
-        ["browser=on", "sign_out=/x", "users=$authentik_username", "USER=x", "=x", "pass", "on"]
+        ["users=$authentik_username", "USER=x", "sign_in_as=x", "timeout=5s", "=x", "pass", "on"]
     {
         let directive = format!("npm_token_inject accounts.json {parameter};");
         is_refused(&location(&directive), "unknown parameter");
     }
-    is_refused(&location("npm_token_inject accounts.json browser=on;"), "\"browser");
+    is_refused(&location("npm_token_inject accounts.json users=x;"), "\"users");
 }
 
 #[test]
 fn a_parameter_has_a_value_and_stands_once() {
-    let others = ["api", "on_error", "client_token", "trust_headers"];
+    let others = ["api", "browser", "sign_out", "on_error", "client_token", "trust_headers"];
     for name in IDENTITY.into_iter().chain(others) {
         let wrong = |parameters: &str| location(&format!("npm_token_inject on {parameters};"));
         let no_value = format!("parameter \"{name}\" has no value");
@@ -95,6 +95,7 @@ fn a_parameter_has_a_value_and_stands_once() {
 #[test]
 fn a_parameter_that_is_one_of_two_words_takes_no_other() {
     for (name, words) in [
+        ("browser", ["on", "off"]),
         ("on_error", ["pass", "deny"]),
         ("client_token", ["keep", "replace"]),
         ("trust_headers", ["off", "on"]),
@@ -142,6 +143,18 @@ fn an_api_without_a_host_or_with_a_port_that_is_none_is_refused() {
         let directive = format!("npm_token_inject accounts.json api={wrong};");
         is_refused(&location(&directive), "invalid value of parameter \"api\": ");
     }
+}
+
+#[test]
+fn sign_out_is_an_address_and_of_use_only_with_the_browser() {
+    let directive =
+        |parameters: &str| location(&format!("npm_token_inject accounts.json {parameters};"));
+    is_accepted(&directive("sign_out=/outpost.goauthentik.io/sign_out"));
+    is_accepted(&directive("browser=on sign_out=https://auth.example.com/sign_out?a=b"));
+    for wrong in ["sign_out", "javascript:alert(1)", "auth.example.com", "ftp://auth"] {
+        is_refused(&directive(&format!("sign_out={wrong}")), "of parameter \"sign_out\": ");
+    }
+    is_refused(&directive("browser=off sign_out=/x"), "\"sign_out\" needs browser=on");
 }
 
 #[test]

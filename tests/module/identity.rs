@@ -91,22 +91,24 @@ fn without_an_authentik_user_nothing_is_changed() {
         requests.push(vec![("Authorization", authorization)]);
         requests.push(vec![("X-A", "1"), ("AUTHORIZATION", authorization), ("X-B", "2")]);
     }
+    requests.push(vec![("Range", "bytes=0-1"), ("If-None-Match", "x"), ("Origin", "http://evil")]);
     let host = || testbed::npm_proxy_host(&world.outpost, &world.npm);
     let seen = |builder: Builder| {
         let nginx = builder.start();
         world.npm.forget_requests();
         for headers in &requests {
-            let client = nginx.client();
-            let request = client.request("POST", "/open/echo?a=b").body("body");
-            let request = headers.iter().fold(request, |r, (name, value)| r.header(name, value));
-            request.send();
+            for method in ["GET", "POST"] {
+                let client = nginx.client();
+                let request = client.request(method, "/open/echo?a=b").body("body");
+                headers.iter().fold(request, |r, (name, value)| r.header(name, value)).send();
+            }
         }
         let seen = world.npm.requests().into_iter();
         seen.map(|r| (r.method, r.path, r.query, format!("{:?}", r.headers), r.body))
             .collect::<Vec<_>>()
     };
     let with = seen(host());
-    assert_eq!(with.len(), requests.len());
+    assert_eq!(with.len(), 2 * requests.len());
     assert_eq!(with, seen(host().without_module()));
     assert_eq!(with, seen(host().directive("npm_token_inject accounts.json on_error=deny;")));
 }

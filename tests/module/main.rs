@@ -4,15 +4,21 @@
 
 mod authorization;
 mod configuration;
+mod cross_site;
 mod failures;
+mod faults;
 mod http2;
 mod identity;
 mod logins;
 mod nginx_conf;
+mod page;
 mod phases;
 mod processes;
+mod renewal;
+mod revocation;
 mod secrecy;
 mod site;
+mod status;
 
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -54,6 +60,10 @@ impl World {
 
     /// An nginx without that proxy host's location, for locations that begin with [`ASKED`].
     fn nginx(&self) -> Builder {
+        self.nginx_with(&self.accounts())
+    }
+
+    fn nginx_with(&self, accounts: &str) -> Builder {
         let outpost = self.outpost.url();
         let auth = format!(
             "internal;
@@ -62,7 +72,7 @@ impl World {
              proxy_set_header Content-Length \"\";
              proxy_set_header X-Original-URL $scheme://$http_host$request_uri;"
         );
-        Nginx::builder().location("= /auth", &auth).accounts(&self.accounts())
+        Nginx::builder().location("= /auth", &auth).accounts(accounts)
     }
 
     /// `akadmin` is NPM's admin@example.com, `bob` and `guest` are themselves, others are nobody.

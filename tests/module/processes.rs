@@ -1,9 +1,11 @@
 //! Workers that come, go and are killed.
 
+use std::fs;
+use std::process::Command;
 use std::thread;
 use std::time::Duration;
 
-use testbed::nginx::kill;
+use testbed::nginx::{binary, kill, worker_pids_of};
 use testbed::{eventually, npm_proxy_host, Client, Fault, Nginx, Npm, Outpost, Reply, Visitor};
 
 use crate::site::*;
@@ -176,7 +178,8 @@ fn the_login_of_a_killed_worker_is_taken_over() {
     let (killed, of_killed) = clients.pop_first().expect("three workers");
     thread::scope(|scope| {
         for client in of_killed {
-            scope.spawn(move || assert!(client.request("GET", ME).try_send().is_err()));
+            // It sends its request again, as a browser does.
+            scope.spawn(move || assert!(is_signed_in(&client.get(ME))));
         }
         wait_until_under_way(&nginx, 2);
         eventually(SOON, "the login", || npm.logins() == 1);
@@ -299,24 +302,67 @@ fn one_worker_and_eight_and_a_master_that_is_none_share_one_login() {
     assert_no_alert(&nginx);
 }
 
+/// nginx as a daemon: only so can it be upgraded in place. It runs on the port and in the folder of
+/// one that has ended.
+struct Daemon<'a>(&'a Nginx);
+
+impl<'a> Daemon<'a> {
+    fn start(nginx: &'a Nginx) -> Self {
+        let configuration = fs::read_to_string(nginx.dir().join("nginx.conf")).expect("nginx.conf");
+        nginx.write_file("nginx.conf", configuration.replace("daemon off;", "daemon on;"));
+        let mut command = Command::new(binary());
+        command.current_dir(nginx.dir()).arg("-p").arg(nginx.dir());
+        let started = command.args(["-c", "nginx.conf", "-e", "error.log"]).status();
+        let daemon = Self(nginx);
+        assert!(started.is_ok_and(|status| status.success()), "{}", nginx.error_log_excerpt());
+        eventually(SOON, "the daemon", || daemon.master().is_some());
+        daemon
+    }
+
+    fn read_pid(&self, file: &str) -> Option<u32> {
+        fs::read_to_string(self.0.dir().join(file)).ok()?.trim().parse().ok()
+    }
+
+    /// The newest master, once it has workers.
+    fn master(&self) -> Option<u32> {
+        self.read_pid("nginx.pid").filter(|&pid| !worker_pids_of(pid).is_empty())
+    }
+}
+
+impl Drop for Daemon<'_> {
+    fn drop(&mut self) {
+        for pid in ["nginx.pid", "nginx.pid.oldbin"].map(|file| self.read_pid(file)) {
+            for pid in pid.into_iter().filter(|&pid| runs(pid)) {
+                worker_pids_of(pid).into_iter().for_each(|worker| kill(worker, libc::SIGKILL));
+                kill(pid, libc::SIGKILL);
+            }
+        }
+    }
+}
+
 #[test]
-fn a_single_process_reads_its_accounts_again() {
+fn an_upgrade_in_place_fails_no_request() {
     let npm = quick_npm();
-    npm.fault(Fault::Hold);
-    let mut nginx = site(&npm).single_process().start();
-    let waiting = nginx.client();
-    thread::scope(|scope| {
-        let waiting = scope.spawn(move || waiting.get(ME));
-        wait_until_under_way(&nginx, 1);
-        let bob = accounts(&npm).to_string().replace(ADMIN, "bob@example.com");
-        nginx.write_accounts(&bob.replace("admin-secret", "bob-secret"));
-        nginx.signal(libc::SIGHUP);
-        npm.clear_fault();
-        assert!(is_signed_in(&waiting.join().expect("a reply")));
+    let mut nginx = busy_site(&npm, 2).start();
+    assert!(nginx.quit().success());
+    let daemon = Daemon::start(&nginx);
+    assert!(is_signed_in(&nginx.client().get(ME)));
+
+    let old = daemon.master().expect("a master");
+    let (results, new) = under_load(4, me, &nginx, || {
+        kill(old, libc::SIGUSR2);
+        let new_master = || daemon.master().filter(|&pid| pid != old);
+        eventually(SOON, "a new master", || new_master().is_some());
+        kill(old, libc::SIGQUIT);
+        eventually(SOON, "the old master's end", || !runs(old));
+        new_master().expect("a new master")
     });
-    eventually(SOON, "the new account", || email(&nginx.client().get(ME)) == "bob@example.com");
+    assert!(results.iter().all(|result| result.as_ref().is_ok_and(is_signed_in)));
+    assert!(is_signed_in(&nginx.client().get(ME)));
+    // The new nginx has a zone of its own.
     assert_eq!(npm.logins(), 2);
-    assert!(nginx.terminate().success());
+    kill(new, libc::SIGQUIT);
+    eventually(SOON, "the new master's end", || !runs(new));
     assert_no_alert(&nginx);
 }
 

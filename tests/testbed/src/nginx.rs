@@ -72,6 +72,7 @@ pub struct Builder {
     without_module: bool,
     single_process: bool,
     workers: usize,
+    connections: Option<usize>,
     port: Option<u16>,
     main: String,
     events: String,
@@ -98,6 +99,13 @@ impl Builder {
     #[must_use]
     pub fn workers(mut self, count: usize) -> Self {
         self.workers = count;
+        self
+    }
+
+    /// `worker_connections`; 8192 by default.
+    #[must_use]
+    pub fn worker_connections(mut self, count: usize) -> Self {
+        self.connections = Some(count);
         self
     }
 
@@ -300,7 +308,8 @@ impl Builder {
             push_line(&mut server, &block(&format!("location {path}"), lines));
         }
 
-        let events = format!("worker_connections 8192;\n{}", self.events);
+        let connections = self.connections.unwrap_or(8192);
+        let events = format!("worker_connections {connections};\n{}", self.events);
         push_line(&mut main, &block("events", &events));
         push_line(&mut http, &block("server", &server));
         push_line(&mut main, &block("http", &http));
@@ -366,8 +375,13 @@ fn write_file(path: &Path, content: &[u8], mode: u32) {
     written.unwrap_or_else(|error: io::Error| panic!("{}: {error}", path.display()));
 }
 
-/// Starts a program that ends with this process, however this process ends.
-fn spawn(mut command: Command) -> io::Result<Child> {
+/// Starts a program that ends with this process, however this process ends. It leads a process
+/// group of its own.
+///
+/// # Errors
+///
+/// When it cannot be started.
+pub fn spawn(mut command: Command) -> io::Result<Child> {
     type Order = (Command, Sender<io::Result<Child>>);
     static SPAWNER: OnceLock<Mutex<Sender<Order>>> = OnceLock::new();
 

@@ -124,6 +124,7 @@ struct State {
     sessions: HashMap<String, Visitor>,
     requests: Vec<Request>,
     delay: Duration,
+    cookies_for_all_sites: bool,
 }
 
 impl State {
@@ -131,6 +132,11 @@ impl State {
         let id = random::text(32);
         self.sessions.insert(id.clone(), visitor);
         Session(id)
+    }
+
+    fn cookie(&self, id: &str) -> String {
+        let same_site = if self.cookies_for_all_sites { "None; Secure" } else { "Lax" };
+        format!("{COOKIE}={id}; Path=/; HttpOnly; SameSite={same_site}")
     }
 }
 
@@ -169,6 +175,17 @@ impl Outpost {
     /// Ends a session.
     pub fn sign_out(&self, session: &Session) {
         lock(&self.state).sessions.remove(&session.0);
+    }
+
+    /// Ends every session.
+    pub fn sign_everybody_out(&self) {
+        lock(&self.state).sessions.clear();
+    }
+
+    /// Has browsers send the cookies of sessions to come whichever site starts a request, which
+    /// works over https.
+    pub fn set_cookies_for_all_sites(&self) {
+        lock(&self.state).cookies_for_all_sites = true;
     }
 
     /// Offers a visitor on the sign-in page.
@@ -246,7 +263,7 @@ fn auth(state: &State, request: &Request) -> Response {
     }
     // A session of nobody's, which remembers where to go after the sign-in.
     Response::new(401)
-        .header("Set-Cookie", new_cookie(&random::text(32)))
+        .header("Set-Cookie", state.cookie(&random::text(32)))
         .body("unauthorized request")
 }
 
@@ -285,11 +302,7 @@ fn callback(state: &mut State, request: &Request) -> Response {
     let rd = request.query_value("rd").unwrap_or_default();
     let rest = rd.split_once("://").map_or("", |(_, rest)| rest);
     let rd = if rest.split('/').next() == Some(host) { rd } else { "/".into() };
-    Response::redirect(&rd).header("Set-Cookie", new_cookie(&session.0))
-}
-
-fn new_cookie(id: &str) -> String {
-    format!("{COOKIE}={id}; Path=/; HttpOnly; SameSite=Lax")
+    Response::redirect(&rd).header("Set-Cookie", state.cookie(&session.0))
 }
 
 fn encoded(text: &str) -> String {

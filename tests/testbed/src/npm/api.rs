@@ -81,6 +81,10 @@ fn route(state: &Mutex<State>, request: &Request, path: &str, stop: &Stop) -> Re
         (_, [_, _, ..]) if path.ends_with('/') => Err(not_found(path)),
         (_, ["tokens" | "users" | "nginx" | "reports" | "settings" | "audit-log", ..]) => {
             let body = body(request)?;
+            if (method, parts.as_slice()) == ("GET", &["tokens"]) {
+                let renewal_time = lock(state).renewal_time;
+                stop.pause(renewal_time);
+            }
             let mut state = lock(state);
             let claims = state.claims(request)?;
             let user = claims.as_ref().and_then(|claims| state.signed_in(claims));

@@ -49,6 +49,7 @@ struct State {
     fault: Option<Fault>,
     login_time: Duration,
     token_lifetime: Duration,
+    renewal_time: Duration,
     /// How far the clock is off, in milliseconds.
     clock_offset: i64,
 }
@@ -173,6 +174,11 @@ impl Npm {
         lock(&self.state).token_lifetime = lifetime;
     }
 
+    /// Sets how long a renewal, `GET /api/tokens`, takes; no time by default.
+    pub fn set_renewal_time(&self, time: Duration) {
+        lock(&self.state).renewal_time = time;
+    }
+
     /// Sets how many seconds NPM's clock is ahead (or, if negative, behind).
     pub fn clock_offset(&self, seconds: i64) {
         lock(&self.state).clock_offset = seconds * 1000;
@@ -292,6 +298,7 @@ impl Builder {
             fault: None,
             login_time: self.login_time,
             token_lifetime: self.token_lifetime,
+            renewal_time: Duration::ZERO,
             clock_offset: 0,
         }));
         let shared = state.clone();

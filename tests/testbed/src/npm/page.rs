@@ -1,8 +1,11 @@
-//! The page of NPM's web UI, as its nginx serves it.
+//! The page of NPM's web UI, as its nginx serves it. At `/old`, that of 2.12.
 
 use crate::server::{Request, Response};
 
 const PAGE: &str = include_str!("page.html");
+const SCRIPT: &str = include_str!("page.js");
+const OLD_PAGE: &str = include_str!("page.old.html");
+const OLD_SCRIPT: &str = include_str!("page.old.js");
 const MODIFIED: &str = "Tue, 24 Nov 2026 06:07:17 GMT";
 const ETAG: &str = "\"6b052a95-5ca\"";
 
@@ -16,7 +19,15 @@ pub(super) fn answer(request: &Request) -> Response {
     }
     if request.path.starts_with("/assets/") {
         let script = Response::new(200).header("Content-Type", "application/javascript");
-        return script.header("ETag", "\"6b052a95-1\"").body("\n");
+        let is_old = request.path.starts_with("/assets/old-");
+        return script.header("ETag", "\"6b052a95-1\"").body(if is_old {
+            OLD_SCRIPT
+        } else {
+            SCRIPT
+        });
+    }
+    if request.path == "/old" {
+        return Response::html(200, OLD_PAGE);
     }
     let page = |status| {
         Response::html(status, "")

@@ -1,0 +1,75 @@
+//! The end of a call to NPM, from its first byte to its last.
+//!
+//! ureq counts its `timeout_global` down as well, but grants every read another second once
+//! nothing is left (`NextTimeout::not_zero` in 3.2), and every read of a TLS handshake the whole:
+//! an answer that comes byte by byte would hold the login thread for hours.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use parking_lot::Mutex;
+use ureq::unversioned::transport::{Buffers, ConnectionDetails, Connector, NextTimeout, Transport};
+use ureq::{Error, Timeout};
+
+/// When the call under way ends at the latest. An agent makes one call at a time.
+#[derive(Clone, Debug, Default)]
+pub struct Deadline(Arc<Mutex<Option<Instant>>>);
+
+impl Deadline {
+    /// Begins a call.
+    pub fn begin(&self, timeout: Duration) {
+        *self.0.lock() = Instant::now().checked_add(timeout);
+    }
+
+    fn cut(&self, mut next: NextTimeout) -> Result<NextTimeout, Error> {
+        if let Some(end) = *self.0.lock() {
+            let left = end.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return Err(Error::Timeout(Timeout::Global));
+            }
+            next.after = next.after.min(left.into());
+        }
+        Ok(next)
+    }
+}
+
+impl<In: Transport> Connector<In> for Deadline {
+    type Out = Timed<In>;
+
+    fn connect(
+        &self,
+        _: &ConnectionDetails,
+        chained: Option<In>,
+    ) -> Result<Option<Self::Out>, Error> {
+        Ok(chained.map(|inner| Timed { inner, deadline: self.clone() }))
+    }
+}
+
+/// A connection that ends with its call's time.
+#[derive(Debug)]
+pub struct Timed<T> {
+    inner: T,
+    deadline: Deadline,
+}
+
+impl<T: Transport> Transport for Timed<T> {
+    fn buffers(&mut self) -> &mut dyn Buffers {
+        self.inner.buffers()
+    }
+
+    fn transmit_output(&mut self, amount: usize, timeout: NextTimeout) -> Result<(), Error> {
+        self.inner.transmit_output(amount, self.deadline.cut(timeout)?)
+    }
+
+    fn await_input(&mut self, timeout: NextTimeout) -> Result<bool, Error> {
+        self.inner.await_input(self.deadline.cut(timeout)?)
+    }
+
+    fn is_open(&mut self) -> bool {
+        self.inner.is_open()
+    }
+
+    fn is_tls(&self) -> bool {
+        self.inner.is_tls()
+    }
+}

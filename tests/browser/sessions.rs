@@ -1,0 +1,139 @@
+//! Authentik's sessions come and go, and so do NPM's tokens.
+
+use testbed::eventually;
+
+use super::chromium::SOON;
+use super::*;
+
+/// What the UI's bundler tells the page when a part of the UI does not load.
+const PART_MISSING: &str = "void dispatchEvent(new Event('vite:preloadError'))";
+
+fn leave_authentik(world: &World, tab: &Tab) {
+    tab.open(&world.url(SIGN_OUT));
+    assert_at(tab, SIGN_IN);
+}
+
+#[test]
+fn two_users_one_after_the_other_each_see_their_own_account() {
+    let world = World::new(Https);
+    let (_browser, tab) = world.sign_in("akadmin");
+    assert_signed_in(&tab, ADMIN);
+    let first = assert_marker_alone(&tab);
+
+    leave_authentik(&world, &tab);
+    world.pass_sign_in(&tab, "/", "bob");
+    assert_signed_in(&tab, BOB);
+    assert_ne!(assert_marker_alone(&tab), first);
+
+    leave_authentik(&world, &tab);
+    world.pass_sign_in(&tab, "/", "akadmin");
+    assert_signed_in(&tab, ADMIN);
+    assert_eq!(assert_marker_alone(&tab), first);
+}
+
+#[test]
+fn nobody_inherits_the_sign_in_as_of_another_user() {
+    let world = World::new(Http);
+    let (_browser, tab) = world.sign_in("akadmin");
+    tab.follow("Sign in as bob@example.com");
+    assert_signed_in(&tab, BOB);
+
+    leave_authentik(&world, &tab);
+    world.pass_sign_in(&tab, "/", "guest");
+    assert_signed_in(&tab, GUEST);
+    assert_marker_alone(&tab);
+}
+
+#[test]
+fn a_session_that_ended_leads_to_authentiks_sign_in() {
+    for scheme in BOTH {
+        let world = World::new(scheme);
+        let (_browser, tab) = world.sign_in("akadmin");
+        assert_signed_in(&tab, ADMIN);
+
+        world.outpost.sign_everybody_out();
+        tab.leave("void npm.api('GET', 'users').catch(() => {})");
+        assert_at(&tab, SIGN_IN);
+        tab.follow("akadmin");
+        assert_signed_in(&tab, ADMIN);
+    }
+}
+
+#[test]
+fn a_refresh_after_the_session_ended_leads_to_authentiks_sign_in() {
+    let world = World::new(Http);
+    let (_browser, tab) = world.sign_in("akadmin");
+    assert_signed_in(&tab, ADMIN);
+    world.outpost.sign_everybody_out();
+    tab.leave("void npm.refresh().catch(() => {})");
+    assert_at(&tab, SIGN_IN);
+}
+
+#[test]
+fn a_session_that_ended_is_no_logout() {
+    let world = World::with(Http, |host, _| host.directive(SIGN_OUT_TOO));
+    let (_browser, tab) = world.sign_in("akadmin");
+    assert_signed_in(&tab, ADMIN);
+
+    world.outpost.sign_everybody_out();
+    tab.leave("void npm.api('GET', 'users').catch(() => {})");
+    assert_at(&tab, SIGN_IN);
+    tab.follow("akadmin");
+    assert_signed_in(&tab, ADMIN);
+    let requests = world.outpost.requests();
+    assert!(!requests.iter().any(|request| request.path == SIGN_OUT), "{requests:?}");
+}
+
+#[test]
+fn a_part_of_the_ui_that_does_not_load_after_the_session_ended_leads_to_authentiks_sign_in() {
+    let world = World::new(Http);
+    let (_browser, tab) = world.sign_in("akadmin");
+    assert_signed_in(&tab, ADMIN);
+    world.outpost.sign_everybody_out();
+    tab.leave(PART_MISSING);
+    assert_at(&tab, SIGN_IN);
+}
+
+#[test]
+fn a_part_of_the_ui_that_never_loads_does_not_make_the_page_reload_for_ever() {
+    let world = World::new(Http);
+    let (_browser, tab) = world.sign_in("akadmin");
+    assert_signed_in(&tab, ADMIN);
+    tab.leave(PART_MISSING);
+    assert_signed_in(&tab, ADMIN);
+    for _ in 0..10 {
+        tab.run(PART_MISSING);
+        tab.run("npm.api('GET', 'users')");
+    }
+    assert_eq!(world.npm.requests_to("/").len(), 2);
+}
+
+#[test]
+fn a_token_that_npm_refuses_never_makes_the_page_reload() {
+    let world = World::new(Http);
+    let (_browser, tab) = world.sign_in("akadmin");
+    assert_signed_in(&tab, ADMIN);
+
+    world.npm.replace_keys();
+    world.npm.forget_requests();
+    tab.reload();
+    for _ in 0..10 {
+        tab.run("npm.refresh().catch(() => {})");
+        tab.run("npm.api('GET', 'users').catch(() => {})");
+    }
+    eventually(SOON, "NPM to be asked", || world.npm.requests_to("/api/users").len() >= 10);
+    assert_eq!(world.npm.requests_to("/").len(), 1);
+    assert_marker_alone(&tab);
+}
+
+#[test]
+fn an_npm_that_came_back_is_seen_by_the_next_reload() {
+    let world = World::new(Http);
+    let (_browser, tab) = world.sign_in("akadmin");
+    assert_signed_in(&tab, ADMIN);
+    world.npm.stop();
+    tab.run("npm.api('GET', 'users').catch(() => {})");
+    world.npm.start_again();
+    tab.reload();
+    assert_signed_in(&tab, ADMIN);
+}
