@@ -2,11 +2,6 @@
 help:
 	@sed -n 's/^## //p' Makefile
 
-# The nginx that nginx-sys builds has this beside its own choice (realip, ssl, v2, stream, threads,
-# compat). It is set here, for every cargo call: a different value rebuilds nginx.
-export NGX_CONFIGURE_ARGS := --with-debug --with-http_auth_request_module \
-	--with-http_sub_module --with-http_stub_status_module
-
 # Not for what make starts: its own flags and job server, which cargo and nginx' build would take
 # for theirs; NGINX, where nginx looks for inherited sockets; a secret, for make would expand a `$`.
 unexport MAKEFLAGS MFLAGS NGINX NPM_SECRET

@@ -19,9 +19,8 @@ use crate::table;
 const SHORT: u64 = 100;
 const LONG: u64 = 600;
 
-/// What the web UI of NPM 2.13 and newer sends when the module signed it in, or a client of its own
-/// mind: an `Authorization` that the module replaces.
-const AUTHORIZATION: &str = "Bearer managed-0123456789abcdef0123456789abcdef";
+/// What NPM's web UI sends once the module has signed it in. The module replaces it.
+const AUTHORIZATION: &str = "Bearer npm-token-inject-0123456789abcdef0123456789abcdef0123456789a";
 
 pub fn run() {
     if Command::new("valgrind").arg("--version").output().is_err() {
@@ -56,14 +55,10 @@ pub fn run() {
         }
     }
     table::print(
-        "Instructions of nginx for a request whose token is in the cache, with auth_request",
-        &[
-            "in the location",
-            "kept connections, client sends no Authorization",
-            "and one that is replaced",
-            "nginx-conf, client sends no Authorization",
-            "and one that is replaced",
-        ],
+        "Instructions of nginx for a request whose token is in the cache, with auth_request. Bare: no \
+         more than that, on connections that are kept. NPM: as nginx-conf sets it up. Replaced: the \
+         client sends an Authorization, as NPM's web UI does",
+        &["in the location", "bare", "bare, replaced", "NPM", "NPM, replaced"],
         &rows,
     );
 }

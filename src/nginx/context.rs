@@ -70,7 +70,7 @@ pub struct RequestContext {
     /// Whether the answer is to open signed in.
     pub page: Page,
     /// The headers that the client sent, where the module changed them.
-    original: Option<Original>,
+    pub original: Option<Original>,
     /// The place among those that wait for a login.
     pub ticket: Option<Ticket>,
     /// When it began to wait.

@@ -37,12 +37,31 @@ use crate::sso::token::is_live_npm_token;
 pub extern "C" fn take_back(r: *mut ngx_http_request_t) -> ngx_int_t {
     // SAFETY: nginx passes a request that is valid for the call.
     let request = unsafe { Request::from_ngx_http_request(r) };
-    if request.as_ref().internal() != 0 && request.is_main() {
-        if let Err(OutOfMemory) = context::take_back(request) {
-            return Status::NGX_ERROR.into();
-        }
+    if request.as_ref().internal() == 0 {
+        return Status::NGX_DECLINED.into();
     }
-    Status::NGX_DECLINED.into()
+    let result = match request.is_main() {
+        true => context::take_back(request),
+        false => take_back_from_subrequest(request),
+    };
+    match result {
+        Ok(()) => Status::NGX_DECLINED.into(),
+        Err(OutOfMemory) => Status::NGX_ERROR.into(),
+    }
+}
+
+/// A subrequest, as a mirror or a part of a page is, has the headers of its main request. In a
+/// location without the directive the token is not to go along.
+fn take_back_from_subrequest(request: &mut Request) -> Result<(), OutOfMemory> {
+    if let Some(Directive::On(_)) = TokenInject::location_conf(request.as_ref()) {
+        return Ok(());
+    }
+    // SAFETY: every subrequest has a main request, which outlives it.
+    let main = unsafe { Request::from_ngx_http_request(request.as_ref().main) };
+    match RequestContext::of(main).and_then(|context| context.original.as_ref()) {
+        Some(original) => headers_in::restore_in_subrequest(request, original),
+        None => Ok(()),
+    }
 }
 
 /// The handler of the precontent phase: gives a request its token.

@@ -99,7 +99,10 @@ pub fn read(request: &Request) -> (Sent, Provenance<'_>) {
                 }
                 _ => continue,
             };
-            place.get_or_insert(header.value.as_bytes());
+            // Said twice, it says nothing: no browser does that.
+            if place.replace(header.value.as_bytes()).is_some() {
+                *place = Some(&[]);
+            }
         }
     }
     (sent, provenance)
@@ -111,12 +114,26 @@ pub struct Original {
     list: Option<ngx_list_t>,
     header: *mut ngx_table_elt_t,
     value: Option<ngx_str_t>,
-    disable_not_modified: u32,
+    /// What nginx knew, where the whole page is asked for.
+    conditions: Option<Conditions>,
+}
+
+/// Where nginx itself knows of conditional headers, which its not-modified filter heeds.
+type Conditions = [*mut ngx_table_elt_t; 4];
+
+fn exchange_conditions(r: &mut ngx_http_request_t, mut conditions: Conditions) -> Conditions {
+    let headers = &mut r.headers_in;
+    let [a, b, c, d] = &mut conditions;
+    std::mem::swap(&mut headers.if_match, a);
+    std::mem::swap(&mut headers.if_modified_since, b);
+    std::mem::swap(&mut headers.if_none_match, c);
+    std::mem::swap(&mut headers.if_unmodified_since, d);
+    conditions
 }
 
 /// Makes `value` the one and only `Authorization`, or leaves none. For a `whole_page`, what asks
-/// for less than that, or for another form of it, does not go to the upstream either; nginx itself
-/// still knows of it, so that it compresses the page for the client.
+/// for less than that, or for another form of it, does not go to the upstream either. nginx itself
+/// still knows what encodings the client accepts, and compresses the page for it.
 ///
 /// # Errors
 ///
@@ -132,14 +149,14 @@ pub fn change(
         list: None,
         header: r.headers_in.authorization,
         value: sent.first,
-        disable_not_modified: r.disable_not_modified(),
+        conditions: None,
     };
     match (sent.count, value) {
         (0, _) | (1, Some(_)) if !whole_page => {}
         _ => original.list = Some(leave_out(r, whole_page)?),
     }
     if whole_page {
-        r.set_disable_not_modified(1);
+        original.conditions = Some(exchange_conditions(r, [ptr::null_mut(); 4]));
     }
     if let Some(value) = value {
         // SAFETY: null, or the header in the list that nginx, or `push`, has pointed at.
@@ -158,7 +175,9 @@ pub fn change(
 /// When memory is out. The request must not go on then: the module's token may still be there.
 pub fn restore(request: &mut Request, original: Original) -> Result<(), OutOfMemory> {
     let r: &mut ngx_http_request_t = request.as_mut();
-    r.set_disable_not_modified(original.disable_not_modified);
+    if let Some(conditions) = original.conditions {
+        exchange_conditions(r, conditions);
+    }
     match (original.list, original.value) {
         (Some(list), _) => r.headers_in.headers = list,
         (None, Some(value)) => {
@@ -173,6 +192,21 @@ pub fn restore(request: &mut Request, original: Original) -> Result<(), OutOfMem
     }
     r.headers_in.authorization = original.header;
     Ok(())
+}
+
+/// Gives a subrequest the headers that the client sent, where the module has changed those of its
+/// main request. They had been the same ones.
+///
+/// # Errors
+///
+/// When memory is out.
+pub fn restore_in_subrequest(
+    request: &mut Request,
+    original: &Original,
+) -> Result<(), OutOfMemory> {
+    let r: &mut ngx_http_request_t = request.as_mut();
+    leave_out(r, false)?;
+    original.value.map_or(Ok(()), |value| push(r, value))
 }
 
 fn push(r: &mut ngx_http_request_t, value: ngx_str_t) -> Result<(), OutOfMemory> {

@@ -83,24 +83,31 @@ fn encoding(r: &ngx_http_request_t) -> Option<ngx_str_t> {
     (header.hash != 0 && !is_none).then_some(header.value)
 }
 
+/// What must not be said of the page, nor be said twice.
+const FORBIDDEN: [&[u8]; 7] = [
+    b"Content-Length",
+    b"Last-Modified",
+    b"ETag",
+    b"Accept-Ranges",
+    b"Expires",
+    b"Cache-Control",
+    b"Pragma",
+];
+
 /// The page is one user's, and is to be asked for anew each time: whatever says how long it is,
 /// which version it is or how long it may be kept is taken away.
 fn forbid_caching(r: &mut ngx_http_request_t) -> Result<(), OutOfMemory> {
     let out = &mut r.headers_out;
     out.content_length_n = -1;
     out.last_modified_time = -1;
-    for header in [
+    for known in [
         &mut out.content_length,
         &mut out.last_modified,
         &mut out.etag,
         &mut out.accept_ranges,
         &mut out.expires,
     ] {
-        // SAFETY: null, or a header of the response. Without a hash it is not sent.
-        if let Some(header) = unsafe { header.as_mut() } {
-            header.hash = 0;
-        }
-        *header = ptr::null_mut();
+        *known = ptr::null_mut();
     }
     r.set_allow_ranges(0);
 
@@ -109,10 +116,10 @@ fn forbid_caching(r: &mut ngx_http_request_t) -> Result<(), OutOfMemory> {
     // headers.
     while let Some(this) = unsafe { part.as_mut() } {
         for index in 0..this.nelts {
-            // SAFETY: as above.
+            // SAFETY: as above. A header without a hash is not sent.
             let header = unsafe { &mut *this.elts.cast::<ngx_table_elt_t>().add(index) };
             let name = header.key.as_bytes();
-            if name.eq_ignore_ascii_case(b"Cache-Control") || name.eq_ignore_ascii_case(b"Pragma") {
+            if FORBIDDEN.iter().any(|other| name.eq_ignore_ascii_case(other)) {
                 header.hash = 0;
             }
         }

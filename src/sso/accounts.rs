@@ -1,7 +1,9 @@
 //! Accounts: which Authentik user signs in to NPM as whom.
 
+use std::fmt;
 use std::fs::{self, File};
 use std::io::{self, Read};
+use std::marker::PhantomData;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicUsize;
@@ -11,7 +13,9 @@ use std::time::Duration;
 use base64::engine::general_purpose::STANDARD;
 use base64::Engine;
 use parking_lot::Mutex;
-use serde::Deserialize;
+use serde::de::value::MapAccessDeserializer;
+use serde::de::{self, MapAccess};
+use serde::{Deserialize, Deserializer};
 use sha2::{Digest, Sha256};
 use thiserror::Error;
 use ureq::tls::Certificate;
@@ -147,7 +151,7 @@ impl Accounts {
         warn: &mut dyn FnMut(String),
     ) -> Result<Self, AccountsError> {
         let text = read_secret_file(path, warn)?;
-        let file: AccountsFile = serde_json::from_slice(&text)
+        let Object(file): Object<AccountsFile> = serde_json::from_slice(&text)
             .map_err(|error| AccountsError::Content(path.to_owned(), without_value(&error)))?;
 
         let folder = path.parent().unwrap_or(Path::new("/"));
@@ -245,7 +249,7 @@ struct AccountsFile {
 
 /// One of `accounts`.
 #[derive(Deserialize)]
-#[serde(try_from = "RawEntry")]
+#[serde(try_from = "Object<RawEntry>")]
 struct Entry {
     matcher: Matcher,
     identity: String,
@@ -268,10 +272,33 @@ struct RawEntry {
     secret_file: Option<PathBuf>,
 }
 
-impl TryFrom<RawEntry> for Entry {
+/// A value that is written as an object. Serde would take a list of the fields' values as well.
+struct Object<T>(T);
+
+impl<'de, T: Deserialize<'de>> Deserialize<'de> for Object<T> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Fields<T>(PhantomData<T>);
+
+        impl<'de, T: Deserialize<'de>> de::Visitor<'de> for Fields<T> {
+            type Value = T;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an object")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<T, A::Error> {
+                T::deserialize(MapAccessDeserializer::new(map))
+            }
+        }
+
+        deserializer.deserialize_map(Fields(PhantomData)).map(Self)
+    }
+}
+
+impl TryFrom<Object<RawEntry>> for Entry {
     type Error = &'static str;
 
-    fn try_from(raw: RawEntry) -> Result<Self, Self::Error> {
+    fn try_from(Object(raw): Object<RawEntry>) -> Result<Self, Self::Error> {
         let matcher = match (raw.user, raw.email, raw.group) {
             (Some(user), None, None) if user == "*" => Matcher::Anyone,
             (Some(user), None, None) => Matcher::User(user),
@@ -376,7 +403,8 @@ mod tests {
     use super::*;
 
     fn parse(text: &str) -> Result<AccountsFile, String> {
-        serde_json::from_str(text).map_err(|error| error.to_string())
+        let file = serde_json::from_str::<Object<_>>(text);
+        file.map(|Object(file)| file).map_err(|error| error.to_string())
     }
 
     fn accounts(entries: &str) -> Accounts {
@@ -444,7 +472,7 @@ mod tests {
             ("{}".to_owned(), "missing field `accounts`"),
             ("{\"accounts\": {}}".to_owned(), "invalid type: map, expected a sequence"),
             ("{\"accounts\": [], \"api\": 81}".to_owned(), "expected a string at line 1 column 26"),
-            ("{\"accounts\": [], \"api\": \"npm:81\"}".to_owned(), "\"npm:81\""),
+            ("{\"accounts\": [], \"api\": \"npm:81\"}".to_owned(), "does not begin with http://"),
             ("{\"accounts\": [], \"timeout\": \"5h\"}".to_owned(), "from \"1ms\" to \"1m\""),
             ("{\"accounts\": [], \"timeout\": \"0s\"}".to_owned(), "from \"1ms\" to \"1m\""),
             ("{\"accounts\": [], \"sign_in_as\": {}}".to_owned(), "unknown field `sign_in_as`"),

@@ -21,6 +21,12 @@ impl Deadline {
         *self.0.lock() = Instant::now().checked_add(timeout);
     }
 
+    /// Whether the call's time is up, to a few milliseconds.
+    pub fn is_over(&self) -> bool {
+        let soon = Instant::now() + Duration::from_millis(10);
+        self.0.lock().is_some_and(|end| end <= soon)
+    }
+
     fn cut(&self, mut next: NextTimeout) -> Result<NextTimeout, Error> {
         if let Some(end) = *self.0.lock() {
             let left = end.saturating_duration_since(Instant::now());

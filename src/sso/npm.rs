@@ -51,17 +51,26 @@ impl TryFrom<String> for BaseUrl {
     type Error = String;
 
     fn try_from(text: String) -> Result<Self, String> {
-        let url: Uri = text.parse().map_err(|error| format!("\"{text}\" is no URL: {error}"))?;
+        // The text is not quoted: somebody may have put a password into it.
+        let wrong = |what: &str| Err(format!("{what}; it is a base URL such as {DEFAULT_API}"));
+        let Ok(url) = text.parse::<Uri>() else {
+            return wrong("it is no URL");
+        };
         if !matches!(url.scheme_str(), Some("http" | "https")) {
-            return Err(format!("\"{text}\" does not begin with http:// or https://"));
+            return wrong("it does not begin with http:// or https://");
         }
-        if url.authority().is_some_and(|a| a.as_str().contains('@')) || url.query().is_some() {
-            return Err("api is a base URL such as http://127.0.0.1:81, \
-                        without user, password or query"
-                .to_owned());
+        let Some(authority) = url.authority().filter(|a| !a.host().is_empty()) else {
+            return wrong("it has no host");
+        };
+        if authority.as_str().contains('@') {
+            return wrong("it has a user or a password");
         }
-        if text.contains('#') {
-            return Err(format!("\"{text}\" has a fragment"));
+        // What follows the host is nothing, or a colon and a port.
+        if authority.port_u16().is_none() && authority.as_str() != authority.host() {
+            return wrong("its port is no number");
+        }
+        if url.query().is_some() || text.contains('#') {
+            return wrong("it has a query or a fragment");
         }
         Ok(Self(text.trim_end_matches('/').to_owned()))
     }
@@ -299,6 +308,14 @@ impl Issuer {
         match error {
             ureq::Error::Timeout(_) => LoginError::Timeout(self.timeout),
             ureq::Error::Io(error) if error.kind() == io::ErrorKind::TimedOut => {
+                LoginError::Timeout(self.timeout)
+            }
+            // ureq gives a connection whole milliseconds, and when those have passed, but not what
+            // is left of the last one, it says that the connection was refused (`try_connect` in
+            // 3.2).
+            ureq::Error::Io(error)
+                if error.kind() == io::ErrorKind::ConnectionRefused && self.deadline.is_over() =>
+            {
                 LoginError::Timeout(self.timeout)
             }
             // rustls reports a certificate that it does not trust through the socket.

@@ -25,7 +25,7 @@ fn assert_fails(nginx: &Nginx, npm: &Npm, cause: &str, mend: &str, pause: &str) 
     let client = nginx.client();
     let first = client.get("/echo");
     assert!(went_on_without(&first), "{first:?}");
-    assert!(first.time < Duration::from_secs(3), "{:?}", first.time);
+    assert!(first.time < SOON, "{:?}", first.time);
 
     let logins = npm.logins();
     for _ in 0..5 {
@@ -150,7 +150,7 @@ fn a_token_that_is_no_jwt_is_not_used() {
 #[test]
 fn an_answer_of_more_than_64_kib_is_not_read() {
     let cause = "sent an answer larger than 65536 bytes";
-    try_fault(Fault::Endless(10_000_000), cause, CHECK_ADDRESS);
+    try_fault(Fault::Endless(1_000_000), cause, CHECK_ADDRESS);
     try_fault(Fault::Endless(64 * 1024), cause, CHECK_ADDRESS);
     try_fault(Fault::Endless(60_000), "its token is longer than 2048 bytes", CHECK_VERSION);
 }

@@ -186,7 +186,6 @@ fn a_connection_that_nobody_answers_is_given_up_and_made_when_somebody_does() {
     let nginx = busy_site(&content, 2).accounts(&with_timeout(accounts, TIMEOUT)).start();
     let (results, npm) = under_load(4, echo, &nginx, || {
         let line = nginx.wait_for_log(FAILED, SOON);
-        if !line.contains("did not answer within 400ms") { eprintln!("{} {}", std::process::id(), String::from_utf8_lossy(&Command::new("ss").args(["-tanp"]).output().unwrap().stdout).lines().filter(|l| l.contains(&port.to_string())).collect::<Vec<_>>().join("\n")); }
         assert!(line.contains("did not answer within 400ms"), "{line}");
         assert_without_token(&nginx.client());
         drop(blackhole);
@@ -327,6 +326,7 @@ fn the_only_worker_killed_during_a_login_is_followed_by_one_that_logs_in() {
         // They send their requests again, as browsers do.
         let waiting: Vec<_> = (0..4).map(|_| scope.spawn(|| retry(&nginx))).collect();
         wait_until_under_way(&nginx, 4);
+        eventually(SOON, "the login", || npm.logins() == 1);
         kill(worker, libc::SIGKILL);
         eventually(SOON, "another login", || npm.logins() == 2);
         npm.clear_fault();
@@ -378,7 +378,7 @@ fn the_only_worker_killed_during_a_renewal_is_followed_by_one_that_renews() {
 fn fifty_reloads_under_load_fail_no_request() {
     let npm = Npm::builder()
         .login_time(Duration::from_millis(20))
-        .token_lifetime(Duration::from_secs(4))
+        .token_lifetime(Duration::from_secs(3))
         .start();
     let nginx = busy_site(&npm, 2).start();
     assert!(is_signed_in(&nginx.client().get(ME)));
@@ -386,9 +386,8 @@ fn fifty_reloads_under_load_fail_no_request() {
     let (results, ()) = under_load(4, me, &nginx, || (0..50).for_each(|_| nginx.reload()));
     assert!(results.len() > 500, "only {} requests", results.len());
     for reply in results.iter().map(|result| result.as_ref().expect("a reply")) {
-        assert_eq!((status(reply), is_signed_in(reply)), ("hit", true), "{reply:?}");
+        assert!(is_signed_in(reply) && has_token(reply), "{reply:?}");
     }
-    assert_eq!(npm.logins(), 1);
     eventually(SOON, "the old workers' end", || !workers.iter().any(|&pid| runs(pid)));
     assert!(nginx.log_lines("[alert]").is_empty(), "{:?}", nginx.log_lines("[alert]"));
 }

@@ -204,10 +204,11 @@ fn a_part_of_a_page_carries_the_token_where_the_directive_is_on_and_not_where_it
         "/" => Response::html(200, page),
         _ => Response::html(200, "part"),
     });
-    let directive = "npm_token_inject accounts.json browser=off;";
+    let lines = "npm_token_inject accounts.json browser=off;\n\
+                 proxy_set_header X-Copy $npm_token_authorization;";
     let nginx = world
         .nginx()
-        .location("/", &format!("{ASKED}\n{directive}\nssi on;\nproxy_pass {};", npm.url()))
+        .location("/", &format!("{ASKED}\n{lines}\nssi on;\nproxy_pass {};", npm.url()))
         .location("/other/", &format!("proxy_pass {};", other.url()))
         .start();
     let client = nginx.client();
@@ -219,8 +220,11 @@ fn a_part_of_a_page_carries_the_token_where_the_directive_is_on_and_not_where_it
         let seen: Vec<Request> = npm.requests();
         let last = &seen[seen.len() - 2..];
         assert_eq!((&*last[0].path, &*last[1].path), ("/", "/below/"));
-        assert_eq!(world.authorization_of(&last[0]), ADMINS);
-        assert_eq!(world.authorization_of(&last[1]), ADMINS);
+        for request in last {
+            assert_eq!(world.authorization_of(request), ADMINS);
+            // The variable is the same in all parts.
+            assert_eq!(request.headers.all("X-Copy"), request.authorization());
+        }
         assert_eq!(world.authorization_of(&other.last()), sent.unwrap_or("nothing"));
     }
 }
@@ -296,23 +300,26 @@ impl Redirections {
         Self { world, npm, nginx }
     }
 
-    fn send(&self, way: &str, user: &str, sent: Option<&str>) -> Reply {
+    fn send(&self, way: &str, user: &str, accept: &str, sent: Option<&str>) -> Reply {
         let client = self.nginx.client();
         let session = self.world.sign_in(user);
         let mut request = client.request("GET", &format!("/{way}/")).cookie(&session);
+        request = request.header("Accept", accept);
         for (name, value) in OTHERS {
             request = request.header(name, value);
         }
         sent.into_iter().fold(request, |r, sent| r.header("Authorization", sent)).send()
     }
 
-    /// What a client may send.
-    fn sent(&self) -> [Option<String>; 4] {
+    /// What a client may ask for, and send. For a page the module changes more headers than one.
+    fn asked_and_sent(&self) -> Vec<(&'static str, Option<String>)> {
         let hour = Duration::from_secs(3600);
         let live = self.world.npm.issue_token("guest@example.com", hour);
         let expired = self.world.npm.issue_expired_token("guest@example.com");
         let bearer = |token| Some(format!("Bearer {token}"));
-        [None, Some(BASIC.to_owned()), bearer(live), bearer(expired)]
+        let sent = [None, Some(BASIC.to_owned()), bearer(live), bearer(expired)];
+        let asked = ["text/html", "application/json"].into_iter();
+        asked.flat_map(|accept| sent.iter().map(move |sent| (accept, sent.clone()))).collect()
     }
 }
 
@@ -324,10 +331,10 @@ fn a_location_without_the_directive_gets_what_the_client_sent_and_never_the_toke
     let nginx = Redirections::start(&format!("{pass};"), |nginx, _| nginx);
     for way in WAYS {
         for user in ["akadmin", "nobody"] {
-            for sent in nginx.sent() {
-                let told = format!("{way} {user} {sent:?}");
+            for (accept, sent) in nginx.asked_and_sent() {
+                let told = format!("{way} {user} {accept} {sent:?}");
                 let (count, first) = (to.requests().len(), nginx.npm.requests().len());
-                let reply = nginx.send(way, user, sent.as_deref());
+                let reply = nginx.send(way, user, accept, sent.as_deref());
                 assert_eq!((reply.status, status(&reply)), (200, ""), "{told}");
                 assert_eq!(to.requests().len(), count + 1, "{told}");
                 let sent: Vec<_> = sent.iter().map(|sent| &**sent).collect();
@@ -365,9 +372,9 @@ fn a_location_with_another_directive_gets_that_ones_token() {
         nginx.file_with_mode("others.json", others.to_string(), 0o600)
     });
     for way in WAYS {
-        for sent in nginx.sent() {
-            let told = format!("{way} {sent:?}");
-            let reply = nginx.send(way, "akadmin", sent.as_deref());
+        for (accept, sent) in nginx.asked_and_sent() {
+            let told = format!("{way} {accept} {sent:?}");
+            let reply = nginx.send(way, "akadmin", accept, sent.as_deref());
             let is_live = sent.as_ref().is_some_and(|sent| {
                 nginx.world.owner(sent).is_some_and(|owner| owner == "guest@example.com")
             });
@@ -388,7 +395,7 @@ fn a_location_with_another_directive_gets_that_ones_token() {
             }
             nginx.world.outpost.forget_requests();
         }
-        let reply = nginx.send(way, "nobody", Some(BASIC));
+        let reply = nginx.send(way, "nobody", "text/html", Some(BASIC));
         assert_eq!(status(&reply), "no_account", "{way}");
         assert_eq!(nginx.world.authorization_of(&to.last()), "nothing", "{way}");
         nginx.world.outpost.forget_requests();

@@ -38,7 +38,7 @@ const BREATH: Duration = Duration::from_millis(10);
 const TOKEN_LIFETIME: Duration = Duration::from_secs(6);
 
 /// The `timeout` of the accounts file.
-const TIMEOUT: &str = "1s";
+const TIMEOUT: Duration = Duration::from_secs(1);
 
 /// How long NPM is without a fault, and how long with one.
 const CALM: Duration = Duration::from_secs(9);
@@ -68,6 +68,26 @@ const USERS: [(&str, &str); 6] = [
 
 /// Somebody whom no account fits.
 const STRANGER: &str = "stranger";
+
+type Change = fn(&Npm);
+
+/// What goes wrong with NPM: how that begins, and how it ends.
+const FAULTS: [(&str, Change, Change); 4] = [
+    ("NPM down", Npm::stop, Npm::start_again),
+    (
+        "NPM hanging",
+        |npm| {
+            npm.fault(Fault::Hang);
+            npm.set_renewal_time(Duration::from_secs(60));
+        },
+        |npm| {
+            npm.clear_fault();
+            npm.set_renewal_time(Duration::ZERO);
+        },
+    ),
+    ("NPM's keys replaced", Npm::replace_keys, |_| {}),
+    ("logins failing", |npm| npm.fault(Fault::Status(500)), |npm| npm.clear_fault()),
+];
 
 fn main() -> ExitCode {
     let seconds = env::var("SOAK_SECONDS").ok().filter(|seconds| !seconds.is_empty());
@@ -123,7 +143,7 @@ impl World {
         let account =
             |user: &(&str, &str)| json!({"user": user.0, "identity": user.1, "secret": "secret"});
         let accounts: Vec<Value> = USERS.iter().map(account).collect();
-        let accounts = json!({"api": npm.url(), "timeout": TIMEOUT, "accounts": accounts});
+        let accounts = json!({"api": npm.url(), "timeout": format!("{}ms", TIMEOUT.as_millis()), "accounts": accounts});
         let nginx = proxy_host(&outpost.url(), &npm.url())
             .accounts(&accounts.to_string())
             .location("/", "add_header X-Status $npm_token_status always;")
@@ -355,7 +375,9 @@ impl World {
         if let Err(error) = verdict {
             tally.failures += 1;
             if tally.examples.len() < SHOWN {
-                tally.examples.push(error);
+                let now = unix_seconds() % 86_400;
+                let time = format!("{:02}:{:02}:{:02}", now / 3600, now / 60 % 60, now % 60);
+                tally.examples.push(format!("{time} UTC: {error}"));
             }
         }
     }
@@ -373,27 +395,11 @@ impl World {
 
     /// Has NPM go wrong now and then, and sees to it that everybody has a token again afterwards.
     fn disturb(&self, end: Instant) {
-        let faults: [(&str, fn(&Npm), fn(&Npm)); 4] = [
-            ("NPM down", Npm::stop, Npm::start_again),
-            (
-                "NPM hanging",
-                |npm| {
-                    npm.fault(Fault::Hang);
-                    npm.set_renewal_time(Duration::from_secs(60));
-                },
-                |npm| {
-                    npm.clear_fault();
-                    npm.set_renewal_time(Duration::ZERO);
-                },
-            ),
-            ("NPM's keys replaced", Npm::replace_keys, |_| {}),
-            ("logins failing", |npm| npm.fault(Fault::Status(500)), |npm| npm.clear_fault()),
-        ];
-        for (name, begin, finish) in faults.into_iter().cycle() {
+        for (name, begin, finish) in FAULTS.into_iter().cycle() {
             if self.stop.pause(CALM) {
                 return;
             }
-            if Instant::now() + FAULT + RECOVERY > end {
+            if Instant::now() + FAULT + 2 * TIMEOUT + RECOVERY > end {
                 // It would not be over in time.
                 continue;
             }
@@ -401,13 +407,16 @@ impl World {
             begin(&self.npm);
             self.stop.pause(FAULT);
             finish(&self.npm);
+            // What was begun meanwhile fails as late as that.
+            self.stop.pause(2 * TIMEOUT);
             let client = self.nginx.client();
             let recovered = happens(RECOVERY, || {
                 thread::sleep(Duration::from_millis(100));
-                self.sessions.iter().all(|session| {
+                let has_token = |session: &Session| {
                     let request = client.request("GET", "/api/users/me").cookie(session);
                     request.try_send().is_ok_and(|reply| reply.status == 200 && has_token(&reply))
-                })
+                };
+                self.sessions.iter().all(has_token) && !Counts::of(&self.nginx).is_failing()
             });
             self.trouble.fetch_add(1, Ordering::SeqCst);
             let verdict = if recovered { Ok(()) } else { Err("no token afterwards".to_owned()) };
@@ -445,11 +454,13 @@ impl World {
             println!("{kind:<20} {:>10} {:>10}", tally.requests, tally.failures);
             tally.examples.iter().for_each(|example| println!("    {example}"));
         }
-        let failures = tally.values().map(|tally| tally.failures).sum();
-        println!(
-            "\n{}",
-            if failures == 0 { "All as it should be." } else { "There were failures." }
-        );
+        let failures: u64 = tally.values().map(|tally| tally.failures).sum();
+        if failures == 0 {
+            println!("\nAll as it should be.");
+        } else {
+            println!("\nThere were failures; nginx said:");
+            self.nginx.log_lines("npm_token_inject").iter().for_each(|line| println!("    {line}"));
+        }
         failures
     }
 }
@@ -515,6 +526,12 @@ fn unix_seconds() -> i64 {
 struct Counts(Value);
 
 impl Counts {
+    /// Whether an account is waiting for its next try: its token may end before.
+    fn is_failing(&self) -> bool {
+        let accounts = self.0["accounts"].as_array().map(Vec::as_slice).unwrap_or_default();
+        accounts.is_empty() || accounts.iter().any(|account| !account["next_try"].is_null())
+    }
+
     fn of(nginx: &Nginx) -> Self {
         let reply = nginx.client().request("GET", "/npm-token-status").try_send();
         Self(
