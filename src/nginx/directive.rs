@@ -215,8 +215,15 @@ impl Parameters {
         let mut parameters = Self::default();
         for argument in arguments {
             let text = argument.as_bytes();
-            let unknown = || DirectiveError::UnknownParameter(display(argument));
-            let equals = text.iter().position(|&b| b == b'=').ok_or_else(unknown)?;
+            // What follows the name may be a secret: it is not quoted.
+            let equals = text.iter().position(|&b| b == b'=').unwrap_or(text.len());
+            let unknown = || {
+                let name = String::from_utf8_lossy(&text[..equals]);
+                DirectiveError::UnknownParameter(name.into_owned())
+            };
+            if equals == text.len() {
+                return Err(unknown());
+            }
             let (name, place) = match &text[..equals] {
                 b"user" => ("user", &mut parameters.user),
                 b"email" => ("email", &mut parameters.email),

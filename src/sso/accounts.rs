@@ -248,8 +248,6 @@ struct AccountsFile {
 }
 
 /// One of `accounts`.
-#[derive(Deserialize)]
-#[serde(try_from = "Object<RawEntry>")]
 struct Entry {
     matcher: Matcher,
     identity: String,
@@ -272,33 +270,54 @@ struct RawEntry {
     secret_file: Option<PathBuf>,
 }
 
-/// A value that is written as an object. Serde would take a list of the fields' values as well.
+/// Reads a value that is written as an object, and makes what it means of it. Serde would take a
+/// list of the fields' values as well, and would name the place of whatever comes next.
+fn object<'de, Raw, T, D>(deserializer: D) -> Result<T, D::Error>
+where
+    Raw: Deserialize<'de>,
+    T: TryFrom<Raw, Error: fmt::Display>,
+    D: Deserializer<'de>,
+{
+    struct Fields<Raw, T>(PhantomData<(Raw, T)>);
+
+    impl<'de, Raw, T> de::Visitor<'de> for Fields<Raw, T>
+    where
+        Raw: Deserialize<'de>,
+        T: TryFrom<Raw, Error: fmt::Display>,
+    {
+        type Value = T;
+
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str("an object")
+        }
+
+        fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<T, A::Error> {
+            let raw = Raw::deserialize(MapAccessDeserializer::new(map))?;
+            T::try_from(raw).map_err(de::Error::custom)
+        }
+    }
+
+    deserializer.deserialize_map(Fields(PhantomData))
+}
+
 struct Object<T>(T);
 
 impl<'de, T: Deserialize<'de>> Deserialize<'de> for Object<T> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Fields<T>(PhantomData<T>);
-
-        impl<'de, T: Deserialize<'de>> de::Visitor<'de> for Fields<T> {
-            type Value = T;
-
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("an object")
-            }
-
-            fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<T, A::Error> {
-                T::deserialize(MapAccessDeserializer::new(map))
-            }
-        }
-
-        deserializer.deserialize_map(Fields(PhantomData)).map(Self)
+        object::<T, T, D>(deserializer).map(Self)
     }
 }
 
-impl TryFrom<Object<RawEntry>> for Entry {
+impl<'de> Deserialize<'de> for Entry {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        object::<RawEntry, Self, D>(deserializer)
+    }
+}
+
+impl TryFrom<RawEntry> for Entry {
     type Error = &'static str;
 
-    fn try_from(Object(raw): Object<RawEntry>) -> Result<Self, Self::Error> {
+    fn try_from(raw: RawEntry) -> Result<Self, Self::Error> {
         let matcher = match (raw.user, raw.email, raw.group) {
             (Some(user), None, None) if user == "*" => Matcher::Anyone,
             (Some(user), None, None) => Matcher::User(user),
