@@ -44,6 +44,8 @@ debian: setup
 test: setup debian
 	cargo test --workspace --lib --bins
 	cargo test --workspace --doc
+	@# One after the other: these stop servers, whose ports another test could take meanwhile.
+	@$(call with,$(CURDIR)/build/nginx,$$(.ci/module)) cargo test -p testbed --test '*' -- --test-threads 1
 	@$(call with,$(CURDIR)/build/nginx,$$(.ci/module)) cargo test --test '*'
 	@$(call with,$(debian_nginx),$(debian_module)) cargo test --test '*'
 
