@@ -238,12 +238,10 @@ impl Parameters {
                 b"trust_headers" => ("trust_headers", &mut parameters.trust_headers),
                 _ => return Err(unknown()),
             };
-            let Some((_, value)) = argument.split_at(equals + 1) else {
-                return Err(DirectiveError::EmptyParameter(name));
+            let value = match argument.split_at(equals + 1) {
+                Some((_, value)) if !value.is_empty() => value,
+                _ => return Err(DirectiveError::EmptyParameter(name)),
             };
-            if value.is_empty() {
-                return Err(DirectiveError::EmptyParameter(name));
-            }
             if place.replace(value).is_some() {
                 return Err(DirectiveError::DuplicateParameter(name));
             }
@@ -351,7 +349,6 @@ fn parse(cf: &mut ngx_conf_t, before: &Directive) -> Result<Directive, Directive
         Some(api) => Some(BaseUrl::try_from(display(&api)).map_err(DirectiveError::InvalidApi)?),
         None => None,
     };
-
     let browser = browser(&parameters)?;
 
     let mut variables = Vec::new();

@@ -23,7 +23,7 @@ use super::directive::Directive;
 use super::headers_in::OutOfMemory;
 use super::logins;
 use super::page::{self, OpenPage};
-use super::tokens_answer::is_api;
+use super::request::is_api;
 use super::TokenInject;
 
 /// The order of this module among nginx's own (see `ngx_add_module`).

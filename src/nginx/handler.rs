@@ -22,7 +22,8 @@ use super::directive::{ClientToken, Directive, OnError, Settings};
 use super::headers_in::{self, OutOfMemory, Sent};
 use super::log::Throttle;
 use super::logins::{self, now, Found, Outcome};
-use super::tokens_answer::{self, asks_for_token, is_api, is_read};
+use super::request::{host, is_api, is_https, is_read};
+use super::tokens_answer::{self, asks_for_token};
 use super::TokenInject;
 use crate::sso::accounts::{Account, Authorization, Visitor};
 use crate::sso::origin::Provenance;
@@ -284,19 +285,6 @@ fn fail(
     settings.zone.lock().totals().errors += 1;
     context.authorize(request, None)?;
     Ok(settings.on_error.answer(NGX_HTTP_BAD_GATEWAY))
-}
-
-fn is_https(request: &Request) -> bool {
-    let connection = request.connection();
-    // SAFETY: a request has a connection.
-    unsafe { !(*connection).ssl.is_null() }
-}
-
-/// The `Host` that the client sent, or its equivalent in HTTP/2.
-fn host(request: &Request) -> &[u8] {
-    let r: &ngx_http_request_t = request.as_ref();
-    // SAFETY: null, or a header of the request.
-    unsafe { r.headers_in.host.as_ref() }.map_or(&[], |host| host.value.as_bytes())
 }
 
 impl OnError {

@@ -3,6 +3,7 @@
 use std::mem::size_of;
 use std::ptr;
 
+use ngx::core::Pool;
 use ngx::ffi::{
     ngx_http_request_t, ngx_int_t, ngx_list_init, ngx_list_part_t, ngx_list_push, ngx_list_t,
     ngx_str_t, ngx_table_elt_t, ngx_uint_t, NGX_OK,
@@ -159,10 +160,10 @@ pub fn change(
         original.conditions = Some(exchange_conditions(r, [ptr::null_mut(); 4]));
     }
     if let Some(value) = value {
-        // SAFETY: null, or the header in the list that nginx, or `push`, has pointed at.
+        // SAFETY: null, or the header in the list that nginx, or `add_authorization`, has pointed at.
         match unsafe { r.headers_in.authorization.as_mut() } {
             Some(header) => header.value = value,
-            None => push(r, value)?,
+            None => add_authorization(r, value)?,
         }
     }
     Ok(original)
@@ -205,29 +206,51 @@ pub fn restore_in_subrequest(
     original: &Original,
 ) -> Result<(), OutOfMemory> {
     let r: &mut ngx_http_request_t = request.as_mut();
-    leave_out(r, false)?;
-    original.value.map_or(Ok(()), |value| push(r, value))
+    match original.list {
+        Some(list) => {
+            r.headers_in.headers = list;
+            r.headers_in.authorization = original.header;
+            Ok(())
+        }
+        // The elements are the main request's too: it keeps them as they are.
+        None => {
+            leave_out(r, false)?;
+            original.value.map_or(Ok(()), |value| add_authorization(r, value))
+        }
+    }
 }
 
-fn push(r: &mut ngx_http_request_t, value: ngx_str_t) -> Result<(), OutOfMemory> {
-    // SAFETY: the list is the request's own, of ngx_table_elt_t; the names are static, and nginx
-    // does not write to them.
+fn add_authorization(r: &mut ngx_http_request_t, value: ngx_str_t) -> Result<(), OutOfMemory> {
+    // SAFETY: all zeros is a header without a name, which is set below. nginx does not write to
+    // the names.
+    let mut header: ngx_table_elt_t = unsafe { std::mem::zeroed() };
+    header.hash = AUTHORIZATION.hash;
+    header.key =
+        ngx_str_t { len: AUTHORIZATION.usual.len(), data: AUTHORIZATION.usual.as_ptr().cast_mut() };
+    header.value = value;
+    header.lowcase_key = AUTHORIZATION.lowercase.as_ptr().cast_mut();
+    r.headers_in.authorization = push(&mut r.headers_in.headers, header)?;
+    Ok(())
+}
+
+/// Adds a header to a list of headers, a request's or a response's.
+///
+/// # Errors
+///
+/// When memory is out.
+pub fn push(
+    headers: &mut ngx_list_t,
+    header: ngx_table_elt_t,
+) -> Result<*mut ngx_table_elt_t, OutOfMemory> {
+    // SAFETY: the list is one of headers, and gives room for one more, or null.
     unsafe {
-        let header = ngx_list_push(&mut r.headers_in.headers).cast::<ngx_table_elt_t>();
-        if header.is_null() {
+        let place = ngx_list_push(headers).cast::<ngx_table_elt_t>();
+        if place.is_null() {
             return Err(OutOfMemory);
         }
-        header.write(std::mem::zeroed());
-        (*header).hash = AUTHORIZATION.hash;
-        (*header).key = ngx_str_t {
-            len: AUTHORIZATION.usual.len(),
-            data: AUTHORIZATION.usual.as_ptr().cast_mut(),
-        };
-        (*header).value = value;
-        (*header).lowcase_key = AUTHORIZATION.lowercase.as_ptr().cast_mut();
-        r.headers_in.authorization = header;
+        place.write(header);
+        Ok(place)
     }
-    Ok(())
 }
 
 /// Leaves every `Authorization` out, and for a `whole_page` what asks for less, by copying the
@@ -278,13 +301,13 @@ fn parts(list: &ngx_list_t) -> impl Iterator<Item = &[ngx_table_elt_t]> {
     })
 }
 
-/// A copy in the request's pool.
+/// A copy in a request's pool.
 ///
 /// # Errors
 ///
 /// When memory is out.
-pub fn copy(request: &Request, text: &[u8]) -> Result<ngx_str_t, OutOfMemory> {
-    let data = request.pool().alloc_unaligned(text.len()).cast::<u8>();
+pub fn copy(pool: &Pool, text: &[u8]) -> Result<ngx_str_t, OutOfMemory> {
+    let data = pool.alloc_unaligned(text.len()).cast::<u8>();
     if data.is_null() {
         return Err(OutOfMemory);
     }

@@ -116,7 +116,7 @@ pub enum Found {
 pub fn find_and_count(table: &mut Table, account: &Account) -> Found {
     let found = find(table, account);
     if let Found::Token { .. } = found {
-        table.count_hit(&account.key, account.hint.load(Ordering::Relaxed), now());
+        table.count_hit(account.hint.load(Ordering::Relaxed));
     }
     found
 }
@@ -142,6 +142,14 @@ fn find(table: &mut Table, account: &Account) -> Found {
     found
 }
 
+/// This worker's logins, whose results go to the zone.
+fn with_logins<T>(zone: Zone, work: impl FnOnce(&mut Logins) -> T) -> T {
+    LOGINS.with_borrow_mut(|logins| {
+        logins.zone = Some(zone);
+        work(logins)
+    })
+}
+
 fn claim(account: &Account, now: Millis) -> Claim {
     // A renewal that NPM refuses is followed by a login.
     let longest = 2 * account.issuer.timeout().as_millis() as Millis;
@@ -150,10 +158,7 @@ fn claim(account: &Account, now: Millis) -> Claim {
 
 /// Renews a token, as promised. Nobody waits for it.
 pub fn renew(zone: Zone, account: &Arc<Account>, token: Arc<Authorization>) {
-    LOGINS.with_borrow_mut(|logins| {
-        logins.zone = Some(zone);
-        logins.ask(account, Task::Renew(token));
-    });
+    with_logins(zone, |logins| logins.ask(account, Task::Renew(token)));
 }
 
 /// NPM has answered a request that had this token with an error: asks it whether it still takes
@@ -163,25 +168,21 @@ pub fn doubt(zone: Zone, account: &Arc<Account>, token: &Arc<Authorization>) {
     let claim = claim(account, now);
     let is_doubted = zone.lock().doubt(&account.key, token.issue, now, claim, is_alive);
     if is_doubted {
-        LOGINS.with_borrow_mut(|logins| {
-            logins.zone = Some(zone);
-            logins.ask(account, Task::Check(token.clone()));
-        });
+        with_logins(zone, |logins| logins.ask(account, Task::Check(token.clone())));
     }
 }
 
 /// Has the request wait for the account's token, and logs in first if it has the `claim`.
 /// Answers whether it waits: it does not where no login can be started.
 pub fn wait(context: &mut RequestContext, zone: Zone, account: &Arc<Account>, claim: bool) -> bool {
-    LOGINS.with_borrow_mut(|logins| {
-        logins.zone = Some(zone);
+    with_logins(zone, |logins| {
         let asked = logins.groups.get(&account.key).is_some_and(|group| group.asked);
         if claim && !asked && !logins.ask(account, Task::LogIn) {
             return false;
         }
         logins.last_number += 1;
-        let number = logins.last_number;
-        let deadline = now() + account.issuer.timeout().as_millis() as Millis;
+        let (number, now) = (logins.last_number, now());
+        let deadline = now + account.issuer.timeout().as_millis() as Millis;
         let group = logins.groups.entry(account.key).or_insert_with(|| Group {
             account: account.clone(),
             waiting: BTreeMap::new(),
@@ -190,7 +191,7 @@ pub fn wait(context: &mut RequestContext, zone: Zone, account: &Arc<Account>, cl
         group.asked |= claim;
         group.waiting.insert(number, Waiting { context: NonNull::from(&mut *context), deadline });
         context.ticket = Some(Ticket { account: account.key, number });
-        context.waiting_since = now();
+        context.waiting_since = now;
         logins.arm_tick();
         true
     })

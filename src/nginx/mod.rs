@@ -23,6 +23,8 @@ mod headers_in;
 mod login_thread;
 mod logins;
 mod page;
+mod request;
+mod response;
 mod status_page;
 mod tokens_answer;
 mod value;

@@ -5,8 +5,7 @@ use std::ptr;
 
 use ngx::core::{NgxStr, Pool};
 use ngx::ffi::{
-    ngx_alloc_chain_link, ngx_buf_t, ngx_chain_t, ngx_http_request_t, ngx_list_push, ngx_str_t,
-    ngx_table_elt_t,
+    ngx_alloc_chain_link, ngx_buf_t, ngx_chain_t, ngx_http_request_t, ngx_str_t, ngx_table_elt_t,
 };
 use ngx::http::Request;
 
@@ -14,6 +13,7 @@ use super::directive::Settings;
 use super::headers_in::{copy, OutOfMemory};
 use super::log::Throttle;
 use super::logins::now;
+use super::response::forbid_keeping;
 use crate::sso::marker::Marker;
 use crate::sso::page::{self, Place, Scanner, HELD_MAX};
 
@@ -57,7 +57,7 @@ pub fn prepare(request: &mut Request, settings: &Settings) -> Result<*mut OpenPa
 fn script(request: &Request, settings: &Settings) -> Result<ngx_str_t, OutOfMemory> {
     let marker = marker(request, settings)?;
     let sign_out = settings.browser.as_ref().and_then(|browser| browser.sign_out.as_deref());
-    copy(request, page::script(&marker, sign_out).as_bytes())
+    copy(&request.pool(), page::script(&marker, sign_out).as_bytes())
 }
 
 /// The marker of the user whose request this is.
@@ -125,28 +125,7 @@ fn forbid_caching(r: &mut ngx_http_request_t) -> Result<(), OutOfMemory> {
         }
         part = this.next;
     }
-    add_header(r, "Cache-Control", "no-store")
-}
-
-/// Adds a header to a response.
-pub fn add_header(
-    r: &mut ngx_http_request_t,
-    name: &'static str,
-    value: &'static str,
-) -> Result<(), OutOfMemory> {
-    let text = |text: &'static str| ngx_str_t { len: text.len(), data: text.as_ptr().cast_mut() };
-    // SAFETY: the list is the response's own, and gives room for one header, or null.
-    unsafe {
-        let header = ngx_list_push(&mut r.headers_out.headers).cast::<ngx_table_elt_t>();
-        if header.is_null() {
-            return Err(OutOfMemory);
-        }
-        header.write(std::mem::zeroed());
-        (*header).hash = 1;
-        (*header).key = text(name);
-        (*header).value = text(value);
-    }
-    Ok(())
+    forbid_keeping(r)
 }
 
 /// A page on its way to the browser. Lives in the request's pool.
@@ -262,18 +241,12 @@ impl Output {
         if bytes.is_empty() {
             return Ok(());
         }
-        let copy = self.pool.alloc_unaligned(bytes.len()).cast::<u8>();
+        let text = copy(&self.pool, bytes)?;
         let buffer = self.new_buffer()?;
-        if copy.is_null() {
-            return Err(OutOfMemory);
-        }
-        // SAFETY: the pool has given bytes.len() bytes.
-        unsafe {
-            ptr::copy_nonoverlapping(bytes.as_ptr(), copy, bytes.len());
-            buffer.last = copy.add(bytes.len());
-        }
-        buffer.pos = copy;
-        buffer.start = copy;
+        buffer.pos = text.data;
+        // SAFETY: the copy has so many bytes.
+        buffer.last = unsafe { text.data.add(text.len) };
+        buffer.start = buffer.pos;
         buffer.end = buffer.last;
         buffer.set_temporary(1);
         self.append(buffer)
@@ -282,8 +255,7 @@ impl Output {
     /// Adds a buffer of the input. One that has been emptied is not sent on, which would be an
     /// error to nginx; the orders that it carries are.
     fn forward(&mut self, buffer: &mut ngx_buf_t) -> Result<(), OutOfMemory> {
-        let in_memory = buffer.temporary() | buffer.memory() | buffer.mmap() != 0;
-        if !in_memory || buffer.pos != buffer.last {
+        if !is_in_memory(buffer) || buffer.pos != buffer.last {
             return self.append(buffer);
         }
         let orders = buffer.flush() | buffer.sync() | buffer.last_buf() | buffer.last_in_chain();
@@ -326,8 +298,12 @@ impl Output {
     }
 }
 
+fn is_in_memory(buffer: &ngx_buf_t) -> bool {
+    buffer.temporary() | buffer.memory() | buffer.mmap() != 0
+}
+
 fn content(buffer: &ngx_buf_t) -> &'static [u8] {
-    if buffer.temporary() | buffer.memory() | buffer.mmap() == 0 || buffer.pos >= buffer.last {
+    if !is_in_memory(buffer) || buffer.pos >= buffer.last {
         return &[];
     }
     // SAFETY: a buffer in memory holds what is between pos and last; it is not written to while

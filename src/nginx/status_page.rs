@@ -2,17 +2,17 @@
 
 use ngx::core::Status;
 use ngx::ffi::{
-    ngx_http_arg, ngx_http_complex_value_t, ngx_http_request_t, ngx_http_send_response, ngx_int_t,
-    ngx_str_t, NGX_HTTP_INTERNAL_SERVER_ERROR, NGX_HTTP_NOT_ALLOWED, NGX_HTTP_OK, NGX_OK,
+    ngx_http_arg, ngx_http_request_t, ngx_int_t, ngx_str_t, NGX_HTTP_INTERNAL_SERVER_ERROR,
+    NGX_HTTP_NOT_ALLOWED, NGX_OK,
 };
 use ngx::http::{HttpModuleMainConf, Request};
 use ngx::ngx_string;
 
 use super::context::{Page, RequestContext};
-use super::headers_in::{self, copy, OutOfMemory};
+use super::headers_in::{self, OutOfMemory};
 use super::logins::now;
-use super::page::add_header;
-use super::tokens_answer::is_read;
+use super::request::is_read;
+use super::response::send_text;
 use super::TokenInject;
 
 /// The content handler.
@@ -37,8 +37,7 @@ fn send(request: &mut Request) -> Result<Status, OutOfMemory> {
     if let Some(context) = RequestContext::of_mut(request) {
         context.page = Page::No;
     }
-    add_header(request.as_mut(), "Cache-Control", "no-store")?;
-    send_body(request, content_type, &body)
+    send_text(request, content_type, &body)
 }
 
 /// What is asked for: by the argument `format`, else by what the client accepts.
@@ -54,22 +53,5 @@ fn format(request: &mut Request) -> Vec<u8> {
     match accept.windows(9).any(|w| w == b"text/html") {
         true => b"html".to_vec(),
         false => b"json".to_vec(),
-    }
-}
-
-/// Answers with a text.
-pub fn send_body(
-    request: &mut Request,
-    content_type: ngx_str_t,
-    body: &str,
-) -> Result<Status, OutOfMemory> {
-    let text = copy(request, body.as_bytes())?;
-    let mut content_type = content_type;
-    // SAFETY: all zeros but for the text is a value without variables, which nginx only reads.
-    unsafe {
-        let mut body: ngx_http_complex_value_t = std::mem::zeroed();
-        body.value = text;
-        let status = NGX_HTTP_OK as usize;
-        Ok(Status(ngx_http_send_response(request.as_mut(), status, &mut content_type, &mut body)))
     }
 }

@@ -3,27 +3,16 @@
 //! NPM itself would answer with a JWT, and the UI would keep it in the browser.
 
 use ngx::core::Status;
-use ngx::ffi::{
-    ngx_http_request_t, ngx_int_t, NGX_HTTP_GET, NGX_HTTP_HEAD, NGX_HTTP_INTERNAL_SERVER_ERROR,
-};
+use ngx::ffi::{ngx_http_request_t, ngx_int_t, NGX_HTTP_INTERNAL_SERVER_ERROR};
 use ngx::http::{HttpModuleLocationConf, Request};
 use ngx::ngx_string;
 
 use super::directive::Directive;
 use super::headers_in::OutOfMemory;
-use super::page::{add_header, marker};
-use super::status_page::send_body;
+use super::page::marker;
+use super::request::is_read;
+use super::response::send_text;
 use super::TokenInject;
-
-/// Whether the request only reads.
-pub fn is_read(request: &Request) -> bool {
-    request.as_ref().method as u32 & (NGX_HTTP_GET | NGX_HTTP_HEAD) != 0
-}
-
-/// Whether the request goes to NPM's API, which has no pages.
-pub fn is_api(request: &Request) -> bool {
-    request.as_ref().uri.as_bytes().starts_with(b"/api/")
-}
 
 /// Whether NPM would answer this request with a token. Its router takes any case, and a slash at
 /// the end (Express: not `strict`, not `caseSensitive`).
@@ -47,6 +36,5 @@ fn send(request: &mut Request) -> Result<Status, OutOfMemory> {
         return Ok(Status(NGX_HTTP_INTERNAL_SERVER_ERROR as ngx_int_t));
     };
     let json = marker(request, settings)?.to_json();
-    add_header(request.as_mut(), "Cache-Control", "no-store")?;
-    send_body(request, ngx_string!("application/json; charset=utf-8"), &json)
+    send_text(request, ngx_string!("application/json; charset=utf-8"), &json)
 }

@@ -150,7 +150,8 @@ impl Accounts {
         api: Option<BaseUrl>,
         warn: &mut dyn FnMut(String),
     ) -> Result<Self, AccountsError> {
-        let text = read_secret_file(path, warn)?;
+        let text = read_private(path, warn)
+            .map_err(|error| AccountsError::Read(path.to_owned(), error))?;
         let Object(file): Object<AccountsFile> = serde_json::from_slice(&text)
             .map_err(|error| AccountsError::Content(path.to_owned(), without_value(&error)))?;
 
@@ -373,14 +374,6 @@ impl TryFrom<String> for Timeout {
     }
 }
 
-/// Reads a file that holds secrets.
-fn read_secret_file(
-    path: &Path,
-    warn: &mut dyn FnMut(String),
-) -> Result<Zeroizing<Vec<u8>>, AccountsError> {
-    read_private(path, warn).map_err(|error| AccountsError::Read(path.to_owned(), error))
-}
-
 /// Reads a file that holds one secret, which a line end may follow.
 fn read_secret(path: &Path, warn: &mut dyn FnMut(String)) -> Result<Secret, AccountsError> {
     let fail = |why: String| AccountsError::SecretFile(path.to_owned(), why);
@@ -392,6 +385,7 @@ fn read_secret(path: &Path, warn: &mut dyn FnMut(String)) -> Result<Secret, Acco
     }
 }
 
+/// Reads a file that holds secrets.
 fn read_private(path: &Path, warn: &mut dyn FnMut(String)) -> io::Result<Zeroizing<Vec<u8>>> {
     let mut file = File::open(path)?;
     let metadata = file.metadata()?;

@@ -320,10 +320,12 @@ impl Table {
         slot.claim(claim);
     }
 
-    /// Counts a request that has found a token. One that waited for it is none of these, though the
-    /// token is found in the end.
-    pub fn count_hit(&mut self, key: &AccountKey, mut hint: Hint, now: Millis) {
-        self.slot(key, &mut hint, now).counters.hits += 1;
+    /// Counts a request that has found a token, where `access` has just found it. One that waited
+    /// for it is none of these, though the token is found in the end.
+    pub fn count_hit(&mut self, hint: Hint) {
+        if let Some(slot) = self.filled_slots().get_mut(hint) {
+            slot.counters.hits += 1;
+        }
     }
 
     /// Counts a request that has waited for a login.
@@ -778,9 +780,9 @@ mod tests {
         table.store(&key(1), &token(10_000), false, NOW);
         table.count_wait(&key(1), 400, NOW);
         table.count_wait(&key(1), 20, NOW);
-        for hint in [0, 1, SLOTS] {
-            access(&mut table, 1, NOW, 10);
-            table.count_hit(&key(1), hint, NOW);
+        for mut hint in [0, 1, SLOTS] {
+            table.access(&key(1), &mut hint, NOW, claim(10), |_| true);
+            table.count_hit(hint);
         }
         let expected =
             Counters { hits: 3, waits: 2, waited_ms: 420, logins: 1, renewals: 0, failures: 3 };

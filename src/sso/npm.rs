@@ -149,7 +149,7 @@ impl LoginError {
 
     /// Whether another try within a minute would only be refused again.
     pub fn is_refusal(&self) -> bool {
-        matches!(self, Self::Refused | Self::TwoFactor)
+        self.cause() == Cause::Refused
     }
 }
 
@@ -229,7 +229,7 @@ impl Issuer {
         let request = self.agent().post(self.address("/api/tokens"));
         let sent = request.content_type("application/json").send(&body[..]);
         match self.answer(sent)? {
-            (200, answer) => Token::issued(&issued_token(&answer)?, sent_at).map_err(Into::into),
+            (200, answer) => issued_token(&answer, sent_at),
             // NPM answers 400 to a wrong password (observed on 2.13 and 2.15).
             (400, _) => Err(LoginError::Refused),
             (status, _) => Err(LoginError::Status(status)),
@@ -244,7 +244,7 @@ impl Issuer {
     pub fn renew(&self, authorization: &str) -> Result<Token, LoginError> {
         let sent_at = unix_millis();
         match self.get("/api/tokens", authorization)? {
-            (200, answer) => Token::issued(&issued_token(&answer)?, sent_at).map_err(Into::into),
+            (200, answer) => issued_token(&answer, sent_at),
             (status, _) => Err(LoginError::Status(status)),
         }
     }
@@ -337,8 +337,8 @@ impl Issuer {
     }
 }
 
-/// The token in the answer to a login.
-fn issued_token(answer: &[u8]) -> Result<Zeroizing<String>, LoginError> {
+/// The token in the answer to a login, or to a renewal, that was sent at `sent_at`.
+fn issued_token(answer: &[u8], sent_at: Millis) -> Result<Token, LoginError> {
     #[derive(Deserialize)]
     struct Issued {
         token: Option<Zeroizing<String>>,
@@ -349,7 +349,8 @@ fn issued_token(answer: &[u8]) -> Result<Zeroizing<String>, LoginError> {
     if answer.requires_2fa {
         return Err(LoginError::TwoFactor);
     }
-    answer.token.ok_or(LoginError::NotToken)
+    let token = answer.token.ok_or(LoginError::NotToken)?;
+    Ok(Token::issued(&token, sent_at)?)
 }
 
 /// The certificates in a PEM file's text.

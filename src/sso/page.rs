@@ -1,11 +1,17 @@
 //! NPM's page: the script that opens it signed in, and where in the page the script goes.
 
+use std::sync::LazyLock;
+
 use serde_json::Value;
 
 use super::marker::Marker;
 
-/// A function of the marker's token, its expiry, and where Logout leads to, or null.
-const SCRIPT: &str = include_str!("page.script.js");
+/// A function of the marker's token, its expiry, and where Logout leads to, or null. Without its
+/// comments and indents, which are for who reads it here.
+static SCRIPT: LazyLock<String> = LazyLock::new(|| {
+    let lines = include_str!("page.script.js").lines().map(str::trim_start);
+    lines.filter(|line| !line.starts_with("//")).collect::<Vec<_>>().join("\n")
+});
 
 /// The script, as an HTML element.
 pub fn script(marker: &Marker, sign_out: Option<&str>) -> String {
@@ -13,16 +19,8 @@ pub fn script(marker: &Marker, sign_out: Option<&str>) -> String {
         // Within <script>, "<" may not stand for itself (HTML, section 4.12.1.3).
         Value::from(text).to_string().replace('<', "\\u003c")
     };
-    let lines = SCRIPT.lines().map(str::trim_start).filter(|line| !line.starts_with("//"));
-    let mut text = String::from("<script>");
-    for line in lines {
-        text.push_str(line);
-        text.push('\n');
-    }
     let arguments = [Some(&marker.token[..]), Some(&marker.expires[..]), sign_out].map(argument);
-    text.truncate(text.trim_end().len());
-    text.push_str(&format!("({});</script>", arguments.join(",")));
-    text
+    format!("<script>{}({});</script>", *SCRIPT, arguments.join(","))
 }
 
 /// The longest beginning of a tag that is held back until it is known which tag it is: `<html`.

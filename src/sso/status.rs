@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 
-use serde::Serialize;
+use serde::{Serialize, Serializer};
 
 use super::npm::Cause;
 use super::time::iso8601;
@@ -68,17 +68,26 @@ impl State {
 }
 
 /// An account, as far as it may be shown.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize)]
 pub struct AccountStatus {
     pub identity: String,
     pub api: String,
     pub state: State,
+    #[serde(serialize_with = "in_words")]
     pub token_expires: Option<Millis>,
+    #[serde(serialize_with = "in_words")]
     pub last_login: Option<Millis>,
+    #[serde(serialize_with = "in_words")]
     pub last_failure: Option<Millis>,
     pub last_error: Option<String>,
+    #[serde(serialize_with = "in_words")]
     pub next_try: Option<Millis>,
+    #[serde(flatten)]
     pub counters: Counters,
+}
+
+fn in_words<S: Serializer>(at: &Option<Millis>, serializer: S) -> Result<S::Ok, S::Error> {
+    at.map(iso8601).serialize(serializer)
 }
 
 /// All that may be shown.
@@ -92,37 +101,13 @@ pub struct Status {
 impl Status {
     /// As JSON.
     pub fn to_json(&self) -> String {
-        #[derive(Serialize)]
-        struct Account<'a> {
-            identity: &'a str,
-            api: &'a str,
-            state: State,
-            token_expires: Option<String>,
-            last_login: Option<String>,
-            last_failure: Option<String>,
-            last_error: Option<&'a str>,
-            next_try: Option<String>,
-            #[serde(flatten)]
-            counters: Counters,
-        }
-        let accounts = self.accounts.iter().map(|account| Account {
-            identity: &account.identity,
-            api: &account.api,
-            state: account.state,
-            token_expires: account.token_expires.map(iso8601),
-            last_login: account.last_login.map(iso8601),
-            last_failure: account.last_failure.map(iso8601),
-            last_error: account.last_error.as_deref(),
-            next_try: account.next_try.map(iso8601),
-            counters: account.counters,
-        });
         let failures = Cause::ALL.map(|cause| {
             (cause.as_str().to_owned(), self.totals.failures_by_cause[cause as usize].into())
         });
         let json = serde_json::json!({
             "version": env!("CARGO_PKG_VERSION"),
             "time": iso8601(self.now),
-            "accounts": accounts.collect::<Vec<_>>(),
+            "accounts": self.accounts,
             "requests": {
                 "cross_site": self.totals.cross_site,
                 "kept": self.totals.kept,

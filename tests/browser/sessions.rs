@@ -8,8 +8,18 @@ use super::*;
 /// What the UI's bundler tells the page when a part of the UI does not load.
 const PART_MISSING: &str = "void dispatchEvent(new Event('vite:preloadError'))";
 
+/// What the UI does all the time.
+const API_CALL: &str = "void npm.api('GET', 'users').catch(() => {})";
+
 fn leave_authentik(world: &World, tab: &Tab) {
     tab.open(&world.url(SIGN_OUT));
+    assert_at(tab, SIGN_IN);
+}
+
+/// Ends the sessions at Authentik, and runs what makes the UI notice, which leads to its sign-in.
+fn assert_end_is_noticed(world: &World, tab: &Tab, by: &str) {
+    world.outpost.sign_everybody_out();
+    tab.leave(by);
     assert_at(tab, SIGN_IN);
 }
 
@@ -51,9 +61,7 @@ fn a_session_that_ended_leads_to_authentiks_sign_in() {
         let (_browser, tab) = world.sign_in("akadmin");
         assert_signed_in(&tab, ADMIN);
 
-        world.outpost.sign_everybody_out();
-        tab.leave("void npm.api('GET', 'users').catch(() => {})");
-        assert_at(&tab, SIGN_IN);
+        assert_end_is_noticed(&world, &tab, API_CALL);
         tab.follow("akadmin");
         assert_signed_in(&tab, ADMIN);
     }
@@ -64,9 +72,7 @@ fn a_refresh_after_the_session_ended_leads_to_authentiks_sign_in() {
     let world = World::new(Http);
     let (_browser, tab) = world.sign_in("akadmin");
     assert_signed_in(&tab, ADMIN);
-    world.outpost.sign_everybody_out();
-    tab.leave("void npm.refresh().catch(() => {})");
-    assert_at(&tab, SIGN_IN);
+    assert_end_is_noticed(&world, &tab, "void npm.refresh().catch(() => {})");
 }
 
 #[test]
@@ -75,9 +81,7 @@ fn a_session_that_ended_is_no_logout() {
     let (_browser, tab) = world.sign_in("akadmin");
     assert_signed_in(&tab, ADMIN);
 
-    world.outpost.sign_everybody_out();
-    tab.leave("void npm.api('GET', 'users').catch(() => {})");
-    assert_at(&tab, SIGN_IN);
+    assert_end_is_noticed(&world, &tab, API_CALL);
     tab.follow("akadmin");
     assert_signed_in(&tab, ADMIN);
     let requests = world.outpost.requests();
@@ -89,9 +93,7 @@ fn a_part_of_the_ui_that_does_not_load_after_the_session_ended_leads_to_authenti
     let world = World::new(Http);
     let (_browser, tab) = world.sign_in("akadmin");
     assert_signed_in(&tab, ADMIN);
-    world.outpost.sign_everybody_out();
-    tab.leave(PART_MISSING);
-    assert_at(&tab, SIGN_IN);
+    assert_end_is_noticed(&world, &tab, PART_MISSING);
 }
 
 #[test]

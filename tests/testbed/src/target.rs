@@ -23,20 +23,29 @@ impl Target {
     ///
     /// When only some of the three are set.
     pub fn from_environment() -> Self {
+        Self::from_variables(["TEST_NPM", "TEST_NPM_IDENTITY", "TEST_NPM_SECRET"])
+    }
+
+    /// As [`Self::from_environment`], by variables of other names.
+    ///
+    /// # Panics
+    ///
+    /// When only some of the three are set.
+    pub fn from_variables([url, identity, secret]: [&str; 3]) -> Self {
         let variable = |name: &str| env::var(name).ok().filter(|value| !value.is_empty());
-        let Some(url) = variable("TEST_NPM") else {
+        let Some(address) = variable(url) else {
             let npm = Npm::start();
             let identity = "admin@example.com".to_owned();
             let secret = npm.secret(&identity);
             return Self { url: npm.url(), identity, secret, stand_in: Some(npm) };
         };
         let needed = |name: &str| {
-            variable(name).unwrap_or_else(|| panic!("TEST_NPM needs {name}, of an administrator"))
+            variable(name).unwrap_or_else(|| panic!("{url} needs {name}, of an NPM account"))
         };
         Self {
-            url: url.trim_end_matches('/').to_owned(),
-            identity: needed("TEST_NPM_IDENTITY"),
-            secret: needed("TEST_NPM_SECRET"),
+            url: address.trim_end_matches('/').to_owned(),
+            identity: needed(identity),
+            secret: needed(secret),
             stand_in: None,
         }
     }

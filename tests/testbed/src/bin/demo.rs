@@ -10,7 +10,7 @@ use std::env;
 use std::process::ExitCode;
 
 use serde_json::json;
-use testbed::{proxy_host, Client, Nginx, Npm, Outpost, Reply, Visitor};
+use testbed::{proxy_host, Client, Nginx, Outpost, Reply, Target, Visitor};
 
 /// Where a visitor starts.
 const PAGE: &str = "/";
@@ -18,38 +18,14 @@ const PAGE: &str = "/";
 /// What the web UI asks first.
 const ME: &str = "/api/users/me";
 
-/// The NPM to sign in to.
-struct Target {
-    url: String,
-    identity: String,
-    secret: String,
-    /// The small one, where there is none to use.
-    small: Option<Npm>,
-}
-
-impl Target {
-    fn from_environment() -> Self {
-        if let Ok(url) = env::var("DEMO_NPM") {
-            let needed = |name: &str| {
-                env::var(name).unwrap_or_else(|_| panic!("DEMO_NPM needs {name}, an NPM account"))
-            };
-            let (identity, secret) = (needed("DEMO_IDENTITY"), needed("DEMO_SECRET"));
-            return Self { url, identity, secret, small: None };
-        }
-        let npm = Npm::start();
-        let identity = "admin@example.com".to_owned();
-        Self { url: npm.url(), secret: npm.secret(&identity), identity, small: Some(npm) }
-    }
-}
-
 fn main() -> ExitCode {
     let interrupts = Interrupts::catch();
-    let target = Target::from_environment();
+    let target = Target::from_variables(["DEMO_NPM", "DEMO_IDENTITY", "DEMO_SECRET"]);
     let outpost = Outpost::start();
     outpost.offer(Visitor::new("akadmin"));
     let nginx = start_nginx(&outpost, &target);
 
-    let kind = if target.small.is_some() { "a small stand-in" } else { "given by DEMO_NPM" };
+    let kind = if target.stand_in.is_some() { "a small stand-in" } else { "given by DEMO_NPM" };
     println!("NPM        {}  ({kind})", target.url);
     println!("Authentik  {}  (a small outpost)", outpost.url());
     println!("nginx      {}  (with the module)", nginx.url());
@@ -153,12 +129,12 @@ impl Visit {
 
     fn forged_header(&mut self, target: &Target) {
         title("5. A forged X-authentik-username without a session gets nothing.");
-        let seen = target.small.as_ref().map(|npm| npm.requests().len());
+        let seen = target.stand_in.as_ref().map(|npm| npm.requests().len());
         let forged = self.client.request("GET", ME).header("X-authentik-username", "akadmin");
         let reply = forged.send();
         show("GET", ME, &reply);
         self.check("turned away", reply.status == 401);
-        if let (Some(npm), Some(seen)) = (&target.small, seen) {
+        if let (Some(npm), Some(seen)) = (&target.stand_in, seen) {
             self.check("NPM saw no request", npm.requests().len() == seen);
         }
     }
