@@ -15,12 +15,16 @@ module := $(if $(MODULE),$(abspath $(MODULE)),$$($(build)))
 debian_nginx  := $(CURDIR)/build/debian/usr/sbin/nginx
 debian_module := $$(.ci/module '$(debian_nginx)' build/debian/usr/share/nginx/src)
 
+# The vendored nginx with the layout of newer ones, see .ci/newer.
+newer_nginx  := $(CURDIR)/build/newer/nginx
+newer_module := $$(.ci/module '$(newer_nginx)' build/newer/src)
+
 # with NGINX,MODULE begins a command that finds both in its environment. Its `exec` lets Ctrl-C
 # reach the program alone, so that make waits until it has ended.
 with = module=$(2) && TEST_NGINX='$(1)' TEST_NGINX_MODULE="$$module" exec
 
 .NOTPARALLEL:
-.PHONY: help setup module debian test test-npm demo soak bench lint clean
+.PHONY: help setup module debian newer test test-npm demo soak bench lint clean
 
 # What the other targets need: system packages that are missing are installed where that is possible.
 setup:
@@ -36,17 +40,22 @@ module: setup
 debian: setup
 	@.ci/unpack build/debian nginx nginx-dev
 
+# An nginx laid out as those of 1.29.5 and newer, in build/newer.
+newer: module
+	@.ci/newer
+
 # Two sets of artefacts, whatever is made: the lower floor and the tests without features in the dev
 # profile, the module and its clippy in the release profile. So nginx and its bindings are built
 # once, and no test waits for the module's link-time optimization.
 
-## make test           every test, on build/nginx and on Debian's nginx
-test: setup debian
+## make test           every test, on build/nginx, on one laid out as newer ones, and on Debian's
+test: setup debian newer
 	cargo test --workspace --lib --bins
 	cargo test --workspace --doc
 	@# One after the other: these stop servers, whose ports another test could take meanwhile.
 	@$(call with,$(CURDIR)/build/nginx,$$(.ci/module)) cargo test -p testbed --test '*' -- --test-threads 1
 	@$(call with,$(CURDIR)/build/nginx,$$(.ci/module)) cargo test --test '*'
+	@$(call with,$(newer_nginx),$(newer_module)) cargo test --test '*'
 	@$(call with,$(debian_nginx),$(debian_module)) cargo test --test '*'
 
 ## make test-npm NPM=URL NPM_IDENTITY=... NPM_SECRET=... [NGINX=... [MODULE=...]]

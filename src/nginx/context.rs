@@ -5,11 +5,12 @@ use std::mem::size_of;
 use std::ptr::{self, NonNull};
 use std::sync::Arc;
 
-use ngx::ffi::{ngx_http_request_t, ngx_pool_cleanup_add, ngx_str_t};
-use ngx::http::{HttpModule, Request};
+use super::bindings::{ngx_http_request_t, ngx_pool_cleanup_add, ngx_str_t};
+use ngx::http::HttpModule;
 
 use super::headers_in::{self, Original, OutOfMemory, Sent};
 use super::logins::{self, Outcome, Ticket};
+use super::request::Request;
 use super::TokenInject;
 use crate::sso::accounts::{Account, Authorization};
 use crate::sso::token::Millis;
@@ -108,7 +109,11 @@ impl RequestContext {
             cleanup.handler = Some(DROP_CONTEXT);
             &mut *context
         };
-        request.set_module_ctx(ptr::from_mut(context).cast(), TokenInject::module());
+        // SAFETY: a request has a slot for each module.
+        unsafe {
+            *request.as_ref().ctx.add(TokenInject::module().ctx_index) =
+                ptr::from_mut(context).cast()
+        };
         Ok(context)
     }
 

@@ -7,23 +7,22 @@ use std::path::Path;
 use std::ptr;
 use std::rc::Rc;
 
-use ngx::core::{NgxStr, Status, NGX_CONF_ERROR, NGX_CONF_OK};
-use ngx::ffi::{
+use super::bindings::{
     ngx_array_push, ngx_command_t, ngx_conf_full_name, ngx_conf_t, ngx_hash_key_t,
     ngx_http_core_main_conf_t, ngx_http_handler_pt, ngx_http_phases_NGX_HTTP_PRECONTENT_PHASE,
     ngx_http_phases_NGX_HTTP_REWRITE_PHASE, ngx_http_request_t, ngx_http_variable_t, ngx_int_t,
-    ngx_str_t, ngx_uint_t, NGX_CONF_1MORE, NGX_CONF_NOARGS, NGX_HTTP_LOC_CONF,
+    ngx_str_t, ngx_uint_t, HttpCore, NGX_CONF_1MORE, NGX_CONF_NOARGS, NGX_HTTP_LOC_CONF,
     NGX_HTTP_LOC_CONF_OFFSET, NGX_HTTP_MAIN_CONF, NGX_HTTP_SRV_CONF, NGX_LOG_EMERG, NGX_LOG_WARN,
     NGX_OK,
 };
-use ngx::http::{
-    HttpModuleLocationConf, HttpModuleMainConf, Merge, MergeConfigError, NgxHttpCoreModule, Request,
-};
+use ngx::core::{NgxStr, Status, NGX_CONF_ERROR, NGX_CONF_OK};
+use ngx::http::{HttpModuleLocationConf, HttpModuleMainConf, Merge, MergeConfigError};
 use ngx::{ngx_conf_log_error, ngx_log_error, ngx_string};
 use thiserror::Error;
 
 use super::handler;
 use super::headers_in::OutOfMemory;
+use super::request::Request;
 use super::status_page;
 use super::value::{variable_names, Value};
 use super::zone::Zone;
@@ -306,7 +305,7 @@ extern "C" fn set_status(
     let cf = unsafe { &mut *cf };
     let zone = Zone::request(cf);
     let main = TokenInject::main_conf_mut(cf);
-    let location = NgxHttpCoreModule::location_conf_mut(cf);
+    let location = HttpCore::location_conf_mut(cf);
     let (Some(zone), Some(main), Some(location)) = (zone, main, location) else {
         return NGX_CONF_ERROR;
     };
@@ -507,7 +506,7 @@ fn is_from_client(name: &str) -> bool {
 /// Whether the configuration knows a variable, by its name or by the prefix of its name
 /// (as `ngx_http_variables_init_vars` looks it up).
 fn is_defined(cf: &ngx_conf_t, name: &[u8]) -> bool {
-    let Some(core): Option<&ngx_http_core_main_conf_t> = NgxHttpCoreModule::main_conf(cf) else {
+    let Some(core): Option<&ngx_http_core_main_conf_t> = HttpCore::main_conf(cf) else {
         return false;
     };
     // SAFETY: both arrays have elements of these types, and are there until nginx has initialized
@@ -527,7 +526,7 @@ fn register(
     phase: ngx_uint_t,
     handler: extern "C" fn(*mut ngx_http_request_t) -> ngx_int_t,
 ) -> Result<(), Status> {
-    let core = NgxHttpCoreModule::main_conf_mut(cf).ok_or(Status::NGX_ERROR)?;
+    let core = HttpCore::main_conf_mut(cf).ok_or(Status::NGX_ERROR)?;
     let phase = core.phases.get_mut(phase).ok_or(Status::NGX_ERROR)?;
     // SAFETY: a phase's handlers are an array of ngx_http_handler_pt; it gives room for one more,
     // or null.

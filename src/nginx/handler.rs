@@ -11,18 +11,18 @@
 
 use std::sync::Arc;
 
-use ngx::core::{NgxStr, Status};
-use ngx::ffi::{
+use super::bindings::{
     ngx_http_request_t, ngx_int_t, ngx_str_t, NGX_HTTP_BAD_GATEWAY, NGX_HTTP_FORBIDDEN,
 };
-use ngx::http::{HttpModuleLocationConf, Request};
+use ngx::core::{NgxStr, Status};
+use ngx::http::HttpModuleLocationConf;
 
 use super::context::{self, Page, RequestContext, TokenStatus};
 use super::directive::{ClientToken, Directive, OnError, Settings};
 use super::headers_in::{self, OutOfMemory, Sent};
 use super::log::Throttle;
 use super::logins::{self, now, Found, Outcome};
-use super::request::{host, is_api, is_https, is_read};
+use super::request::{host, is_api, is_https, is_read, Request};
 use super::tokens_answer::{self, asks_for_token};
 use super::TokenInject;
 use crate::sso::accounts::{Account, Authorization, Visitor};

@@ -3,12 +3,12 @@
 use std::mem::size_of;
 use std::ptr;
 
-use ngx::core::Pool;
-use ngx::ffi::{
-    ngx_http_request_t, ngx_int_t, ngx_list_init, ngx_list_part_t, ngx_list_push, ngx_list_t,
-    ngx_str_t, ngx_table_elt_t, ngx_uint_t, NGX_OK,
+use super::bindings::{
+    ngx_http_request_t, ngx_list_part_t, ngx_list_push, ngx_list_t, ngx_palloc, ngx_str_t,
+    ngx_table_elt_t, ngx_uint_t,
 };
-use ngx::http::Request;
+use super::request::Request;
+use ngx::core::Pool;
 
 use crate::sso::origin::Provenance;
 
@@ -266,23 +266,24 @@ fn leave_out(r: &mut ngx_http_request_t, whole_page: bool) -> Result<ngx_list_t,
     };
     let kept = || parts(&r.headers_in.headers).flatten().filter(|header| !is_left_out(header));
     let count = kept().count();
-    let size = size_of::<ngx_table_elt_t>();
-    // SAFETY: the pool is the request's, and gives room for one header more than is copied. The
-    // list's `last` points at its own first part, and is set right when that has come to rest.
-    unsafe {
-        let mut list: ngx_list_t = std::mem::zeroed();
-        if ngx_list_init(&mut list, r.pool, count + 1, size) != NGX_OK as ngx_int_t {
-            return Err(OutOfMemory);
-        }
-        for (index, header) in kept().enumerate() {
-            list.part.elts.cast::<ngx_table_elt_t>().add(index).write(ptr::read(header));
-        }
-        list.part.nelts = count;
-        let old = std::mem::replace(&mut r.headers_in.headers, list);
-        r.headers_in.headers.last = ptr::addr_of_mut!(r.headers_in.headers.part);
-        r.headers_in.authorization = ptr::null_mut();
-        Ok(old)
+    // Room for one header more: most often, another `Authorization` follows.
+    let (size, nalloc) = (size_of::<ngx_table_elt_t>(), count + 1);
+    // SAFETY: the pool is the request's.
+    let elts = unsafe { ngx_palloc(r.pool, nalloc * size) };
+    if elts.is_null() {
+        return Err(OutOfMemory);
     }
+    for (index, header) in kept().enumerate() {
+        // SAFETY: there is room for as many headers, and each is a plain structure of C.
+        unsafe { elts.cast::<ngx_table_elt_t>().add(index).write(ptr::read(header)) };
+    }
+    let part = ngx_list_part_t { elts, nelts: count, next: ptr::null_mut() };
+    let list = ngx_list_t { last: ptr::null_mut(), part, size, nalloc, pool: r.pool };
+    let old = std::mem::replace(&mut r.headers_in.headers, list);
+    // A list points at its own first part, which has come to rest now.
+    r.headers_in.headers.last = ptr::addr_of_mut!(r.headers_in.headers.part);
+    r.headers_in.authorization = ptr::null_mut();
+    Ok(old)
 }
 
 fn parts(list: &ngx_list_t) -> impl Iterator<Item = &[ngx_table_elt_t]> {

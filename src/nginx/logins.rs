@@ -12,8 +12,7 @@ use std::sync::atomic::Ordering;
 use std::sync::Arc;
 use std::time::Duration;
 
-use ngx::core::Status;
-use ngx::ffi::{
+use super::bindings::{
     ngx_add_timer, ngx_close_connection, ngx_connection_t, ngx_cycle, ngx_del_timer, ngx_event_t,
     ngx_get_connection, ngx_handle_read_event, ngx_http_block_reading, ngx_http_core_run_phases,
     ngx_http_finalize_request, ngx_http_log_ctx_t, ngx_http_request_empty_handler,
@@ -21,10 +20,11 @@ use ngx::ffi::{
     ngx_pid, ngx_post_event, ngx_posted_events, ngx_timeofday, NGX_HTTP_INTERNAL_SERVER_ERROR,
     NGX_OK,
 };
-use ngx::http::Request;
+use ngx::core::Status;
 
 use super::context::RequestContext;
 use super::login_thread::{Answer, Done, LoginThread, Task};
+use super::request::Request;
 use super::zone::Zone;
 use crate::sso::accounts::{Account, AccountKey, Authorization};
 use crate::sso::cache::{Access, Claim, Pid, Table};

@@ -5,16 +5,17 @@
 use std::ffi::{c_char, c_void};
 use std::ptr;
 
-use ngx::core::Status;
-use ngx::ffi::{
+use self::bindings::{
     ngx_conf_t, ngx_cycle_t, ngx_http_module_t, ngx_int_t, ngx_module_t, ngx_uint_t,
     NGX_HTTP_MODULE,
 };
+use ngx::core::Status;
 use ngx::http::{HttpModule, HttpModuleLocationConf, HttpModuleMainConf, Merge};
 
 #[macro_use]
 mod log;
 
+mod bindings;
 mod context;
 mod directive;
 mod filter;

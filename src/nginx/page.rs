@@ -3,16 +3,16 @@
 use std::mem::size_of;
 use std::ptr;
 
-use ngx::core::{NgxStr, Pool};
-use ngx::ffi::{
+use super::bindings::{
     ngx_alloc_chain_link, ngx_buf_t, ngx_chain_t, ngx_http_request_t, ngx_str_t, ngx_table_elt_t,
 };
-use ngx::http::Request;
+use ngx::core::{NgxStr, Pool};
 
 use super::directive::Settings;
 use super::headers_in::{copy, OutOfMemory};
 use super::log::Throttle;
 use super::logins::now;
+use super::request::Request;
 use super::response::forbid_keeping;
 use crate::sso::marker::Marker;
 use crate::sso::page::{self, Place, Scanner, HELD_MAX};

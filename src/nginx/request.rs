@@ -1,7 +1,54 @@
 //! What there is to ask of a request, beside its headers.
 
-use ngx::ffi::{ngx_http_request_t, NGX_HTTP_GET, NGX_HTTP_HEAD};
-use ngx::http::Request;
+use ngx::core::Pool;
+
+use super::bindings::{ngx_http_request_t, ngx_log_t, NGX_HTTP_GET, NGX_HTTP_HEAD};
+
+/// A request. (That of `ngx` reads nginx's structure by other bindings.)
+#[repr(transparent)]
+pub struct Request(ngx_http_request_t);
+
+impl Request {
+    /// The request that nginx passes to a handler.
+    ///
+    /// # Safety
+    ///
+    /// The pointer is valid, and nothing else refers to the request, as long as the reference is
+    /// used.
+    pub unsafe fn from_ngx_http_request<'r>(r: *mut ngx_http_request_t) -> &'r mut Self {
+        // SAFETY: as promised by the caller; both types are the same in memory.
+        unsafe { &mut *r.cast::<Self>() }
+    }
+
+    /// Whether it is no subrequest.
+    pub fn is_main(&self) -> bool {
+        std::ptr::eq(&self.0, self.0.main)
+    }
+
+    /// Its pool.
+    pub fn pool(&self) -> Pool {
+        // SAFETY: a request has a pool, which lives as long.
+        unsafe { Pool::from_ngx_pool(self.0.pool) }
+    }
+
+    /// The log of its connection.
+    pub fn log(&self) -> *mut ngx_log_t {
+        // SAFETY: a request has a connection, which lives longer.
+        unsafe { (*self.0.connection).log }
+    }
+}
+
+impl AsRef<ngx_http_request_t> for Request {
+    fn as_ref(&self) -> &ngx_http_request_t {
+        &self.0
+    }
+}
+
+impl AsMut<ngx_http_request_t> for Request {
+    fn as_mut(&mut self) -> &mut ngx_http_request_t {
+        &mut self.0
+    }
+}
 
 /// Whether the request only reads.
 pub fn is_read(request: &Request) -> bool {
@@ -15,9 +62,8 @@ pub fn is_api(request: &Request) -> bool {
 
 /// Whether it came by https.
 pub fn is_https(request: &Request) -> bool {
-    let connection = request.connection();
     // SAFETY: a request has a connection.
-    unsafe { !(*connection).ssl.is_null() }
+    unsafe { !(*request.as_ref().connection).ssl.is_null() }
 }
 
 /// The `Host` that the client sent, or its equivalent in HTTP/2.

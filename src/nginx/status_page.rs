@@ -1,17 +1,17 @@
 //! The directive `npm_token_inject_status`: the page that it makes of a location.
 
-use ngx::core::Status;
-use ngx::ffi::{
+use super::bindings::{
     ngx_http_arg, ngx_http_request_t, ngx_int_t, ngx_str_t, NGX_HTTP_INTERNAL_SERVER_ERROR,
     NGX_HTTP_NOT_ALLOWED, NGX_OK,
 };
-use ngx::http::{HttpModuleMainConf, Request};
+use ngx::core::Status;
+use ngx::http::HttpModuleMainConf;
 use ngx::ngx_string;
 
 use super::context::{Page, RequestContext};
 use super::headers_in::{self, OutOfMemory};
 use super::logins::now;
-use super::request::is_read;
+use super::request::{is_read, Request};
 use super::response::send_text;
 use super::TokenInject;
 

@@ -2,15 +2,15 @@
 //!
 //! NPM itself would answer with a JWT, and the UI would keep it in the browser.
 
+use super::bindings::{ngx_http_request_t, ngx_int_t, NGX_HTTP_INTERNAL_SERVER_ERROR};
 use ngx::core::Status;
-use ngx::ffi::{ngx_http_request_t, ngx_int_t, NGX_HTTP_INTERNAL_SERVER_ERROR};
-use ngx::http::{HttpModuleLocationConf, Request};
+use ngx::http::HttpModuleLocationConf;
 use ngx::ngx_string;
 
 use super::directive::Directive;
 use super::headers_in::OutOfMemory;
 use super::page::marker;
-use super::request::is_read;
+use super::request::{is_read, Request};
 use super::response::send_text;
 use super::TokenInject;
 

@@ -2,13 +2,13 @@
 
 use std::ptr::NonNull;
 
-use ngx::core::Pool;
-use ngx::ffi::{
+use super::bindings::{
     ngx_conf_t, ngx_http_compile_complex_value, ngx_http_compile_complex_value_t,
     ngx_http_complex_value, ngx_http_complex_value_t, ngx_http_get_flushed_variable,
     ngx_http_get_variable_index, ngx_int_t, ngx_str_t, ngx_uint_t, NGX_ERROR, NGX_OK,
 };
-use ngx::http::Request;
+use super::request::Request;
+use ngx::core::Pool;
 
 /// A compiled complex value.
 #[derive(Clone, Copy)]
