@@ -18,6 +18,8 @@ mod generated {
 }
 
 mod layout {
+    #![allow(clippy::identity_op)]
+
     use super::*;
 
     include!(concat!(env!("OUT_DIR"), "/layout.rs"));
