@@ -9,11 +9,11 @@ use std::rc::Rc;
 
 use super::bindings::{
     ngx_array_push, ngx_command_t, ngx_conf_full_name, ngx_conf_t, ngx_hash_key_t,
-    ngx_http_core_main_conf_t, ngx_http_handler_pt, ngx_http_phases_NGX_HTTP_PRECONTENT_PHASE,
-    ngx_http_phases_NGX_HTTP_REWRITE_PHASE, ngx_http_request_t, ngx_http_variable_t, ngx_int_t,
-    ngx_str_t, ngx_uint_t, HttpCore, NGX_CONF_1MORE, NGX_CONF_NOARGS, NGX_HTTP_LOC_CONF,
-    NGX_HTTP_LOC_CONF_OFFSET, NGX_HTTP_MAIN_CONF, NGX_HTTP_SRV_CONF, NGX_LOG_EMERG, NGX_LOG_WARN,
-    NGX_OK,
+    ngx_http_core_main_conf_t, ngx_http_handler_pt, ngx_http_phases_NGX_HTTP_ACCESS_PHASE,
+    ngx_http_phases_NGX_HTTP_PRECONTENT_PHASE, ngx_http_phases_NGX_HTTP_REWRITE_PHASE,
+    ngx_http_request_t, ngx_http_variable_t, ngx_int_t, ngx_str_t, ngx_uint_t, HttpCore,
+    NGX_CONF_1MORE, NGX_CONF_NOARGS, NGX_HTTP_LOC_CONF, NGX_HTTP_LOC_CONF_OFFSET,
+    NGX_HTTP_MAIN_CONF, NGX_HTTP_SRV_CONF, NGX_LOG_EMERG, NGX_LOG_WARN, NGX_OK,
 };
 use ngx::core::{NgxStr, Status, NGX_CONF_ERROR, NGX_CONF_OK};
 use ngx::http::{HttpModuleLocationConf, HttpModuleMainConf, Merge, MergeConfigError};
@@ -471,7 +471,22 @@ pub fn finish(cf: &mut ngx_conf_t) -> Result<(), Status> {
         }
     }
     register(cf, ngx_http_phases_NGX_HTTP_REWRITE_PHASE as ngx_uint_t, handler::take_back)?;
-    register(cf, ngx_http_phases_NGX_HTTP_PRECONTENT_PHASE as ngx_uint_t, handler::handle)
+    register(cf, ngx_http_phases_NGX_HTTP_PRECONTENT_PHASE as ngx_uint_t, handler::precontent)
+}
+
+/// Ends the reading of the configuration for the access phase, where another place among the
+/// modules counts.
+///
+/// # Errors
+///
+/// When memory is out.
+pub fn enter_access_phase(cf: &mut ngx_conf_t) -> Result<(), Status> {
+    match TokenInject::main_conf(cf) {
+        Some(main) if main.is_in_use() => {
+            register(cf, ngx_http_phases_NGX_HTTP_ACCESS_PHASE as ngx_uint_t, handler::access)
+        }
+        _ => Ok(()),
+    }
 }
 
 /// Where Authentik's answer to auth_request has what a parameter needs.

@@ -6,7 +6,7 @@
 //! may stand anywhere, this one's filters must come before `ngx_http_copy_filter_module`, whose
 //! place is the last that sees a response as the upstream sent it, uncompressed and in memory.
 
-use std::ffi::{c_char, c_void};
+use std::ffi::c_void;
 use std::ptr;
 
 use super::bindings::{
@@ -25,10 +25,6 @@ use super::logins;
 use super::page::{self, OpenPage};
 use super::request::{is_api, Request};
 use super::TokenInject;
-
-/// The order of this module among nginx's own (see `ngx_add_module`).
-pub const ORDER: [*const c_char; 2] =
-    [c"ngx_http_npm_token_inject_filter_module".as_ptr(), c"ngx_http_copy_filter_module".as_ptr()];
 
 static CONTEXT: ngx_http_module_t = ngx_http_module_t {
     preconfiguration: None,

@@ -1,18 +1,19 @@
 //! What happens to a request.
 //!
-//! The handler that decides stands in the precontent phase: after every access check, whichever
-//! module makes it and in whatever order, and before any content. It could not do its work in the
-//! access phase. Under `satisfy any`, the first module that grants access, as `auth_request` does
-//! for a signed-in user, ends that phase, and later handlers are not called
-//! (`ngx_http_core_access_phase`). Here, a request that was denied never arrives, and what the
-//! handler returns can grant nothing.
+//! The handler that decides stands in the access phase, behind the access checks of nginx's own
+//! modules: a request that was denied never arrives, and what the handler returns can grant
+//! nothing. That is so where all checks must grant access, as they must by default. Under `satisfy
+//! any`, the first module that grants access, as `auth_request` does for a signed-in user, ends the
+//! phase, and later handlers are not called (`ngx_http_core_access_phase`). There, and only there,
+//! the same handler acts in the next phase that there is for it, precontent: see [`acts_in`].
 //!
-//! A second one stands in the rewrite phase, for requests that are redirected internally.
+//! Another one stands in the rewrite phase, for requests that are redirected internally.
 
 use std::sync::Arc;
 
 use super::bindings::{
-    ngx_http_request_t, ngx_int_t, ngx_str_t, NGX_HTTP_BAD_GATEWAY, NGX_HTTP_FORBIDDEN,
+    ngx_http_core_loc_conf_t, ngx_http_request_t, ngx_int_t, ngx_str_t, ngx_uint_t, HttpCore,
+    NGX_HTTP_BAD_GATEWAY, NGX_HTTP_FORBIDDEN, NGX_HTTP_SATISFY_ANY,
 };
 use ngx::core::{NgxStr, Status};
 use ngx::http::HttpModuleLocationConf;
@@ -65,10 +66,39 @@ fn take_back_from_subrequest(request: &mut Request) -> Result<(), OutOfMemory> {
     }
 }
 
-/// The handler of the precontent phase: gives a request its token.
-pub extern "C" fn handle(r: *mut ngx_http_request_t) -> ngx_int_t {
+/// The phases in which the handler stands.
+#[derive(PartialEq)]
+enum Phase {
+    Access,
+    Precontent,
+}
+
+/// Which of them is the one for this request, in this location.
+fn acts_in(request: &Request) -> Phase {
+    let any = |core: &ngx_http_core_loc_conf_t| core.satisfy == NGX_HTTP_SATISFY_ANY as ngx_uint_t;
+    match HttpCore::location_conf(request.as_ref()).is_some_and(any) {
+        true => Phase::Precontent,
+        false => Phase::Access,
+    }
+}
+
+/// The handler, in the access phase.
+pub extern "C" fn access(r: *mut ngx_http_request_t) -> ngx_int_t {
+    handle(r, Phase::Access)
+}
+
+/// The handler, in the precontent phase.
+pub extern "C" fn precontent(r: *mut ngx_http_request_t) -> ngx_int_t {
+    handle(r, Phase::Precontent)
+}
+
+/// Gives a request its token.
+fn handle(r: *mut ngx_http_request_t, phase: Phase) -> ngx_int_t {
     // SAFETY: nginx passes a request that is valid for the call.
     let request = unsafe { Request::from_ngx_http_request(r) };
+    if acts_in(request) != phase {
+        return Status::NGX_DECLINED.into();
+    }
     match decide(request) {
         Ok(status) => status.into(),
         Err(OutOfMemory) => Status::NGX_ERROR.into(),

@@ -101,20 +101,36 @@ mod tables {
 
     use super::*;
 
+    const ACCESS: *const c_char = c"ngx_http_npm_token_inject_access_module".as_ptr();
+    const FILTER: *const c_char = c"ngx_http_npm_token_inject_filter_module".as_ptr();
+
     #[no_mangle]
-    static mut ngx_modules: [*const ngx_module_t; 3] = [
+    static mut ngx_modules: [*const ngx_module_t; 4] = [
         ptr::addr_of!(ngx_http_npm_token_inject_module),
+        ptr::addr_of!(ngx_http_npm_token_inject_access_module),
         ptr::addr_of!(filter::ngx_http_npm_token_inject_filter_module),
         ptr::null(),
     ];
 
     #[no_mangle]
-    static mut ngx_module_names: [*const c_char; 3] =
-        [c"ngx_http_npm_token_inject_module".as_ptr(), filter::ORDER[0], ptr::null()];
+    static mut ngx_module_names: [*const c_char; 4] =
+        [c"ngx_http_npm_token_inject_module".as_ptr(), ACCESS, FILTER, ptr::null()];
 
+    /// nginx places a module before all those that follow its name here (`ngx_add_module`), and
+    /// runs handlers and filters from the last module to the first. So the access handler comes
+    /// behind those of nginx's own modules and of any other that is linked with it, and the filters
+    /// behind the one that sees a response as the upstream sent it. The module that is not named
+    /// here stands last: its handlers run first.
     #[no_mangle]
-    static mut ngx_module_order: [*const c_char; 3] =
-        [filter::ORDER[0], filter::ORDER[1], ptr::null()];
+    static mut ngx_module_order: [*const c_char; 7] = [
+        ACCESS,
+        c"ngx_http_auth_request_module".as_ptr(),
+        c"ngx_http_auth_basic_module".as_ptr(),
+        c"ngx_http_access_module".as_ptr(),
+        FILTER,
+        c"ngx_http_copy_filter_module".as_ptr(),
+        ptr::null(),
+    ];
 }
 
 /// The module, under the name that nginx knows it by.
@@ -128,3 +144,31 @@ pub static mut ngx_http_npm_token_inject_module: ngx_module_t = ngx_module_t {
     exit_process: Some(exit_process),
     ..ngx_module_t::default()
 };
+
+/// The part of it that stands elsewhere in nginx's order: the handler of the access phase.
+#[used]
+#[allow(non_upper_case_globals)]
+pub static mut ngx_http_npm_token_inject_access_module: ngx_module_t = ngx_module_t {
+    ctx: ptr::addr_of!(ACCESS_CONTEXT).cast_mut().cast(),
+    type_: NGX_HTTP_MODULE as ngx_uint_t,
+    ..ngx_module_t::default()
+};
+
+static ACCESS_CONTEXT: ngx_http_module_t = ngx_http_module_t {
+    preconfiguration: None,
+    postconfiguration: Some(postconfiguration_of_access),
+    create_main_conf: None,
+    init_main_conf: None,
+    create_srv_conf: None,
+    merge_srv_conf: None,
+    create_loc_conf: None,
+    merge_loc_conf: None,
+};
+
+unsafe extern "C" fn postconfiguration_of_access(cf: *mut ngx_conf_t) -> ngx_int_t {
+    // SAFETY: nginx passes a configuration that is valid for the call.
+    match directive::enter_access_phase(unsafe { &mut *cf }) {
+        Ok(()) => Status::NGX_OK.into(),
+        Err(status) => status.into(),
+    }
+}

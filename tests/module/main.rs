@@ -12,7 +12,11 @@ mod identity;
 mod logins;
 mod nginx_conf;
 mod page;
-mod phases;
+#[path = "phases.rs"]
+mod phases_under_satisfy_all;
+#[allow(clippy::duplicate_mod)]
+#[path = "phases.rs"]
+mod phases_under_satisfy_any;
 mod processes;
 mod renewal;
 mod revocation;
@@ -45,17 +49,25 @@ auth_request_set $authentik_email $upstream_http_x_authentik_email;";
 struct World {
     npm: Npm,
     outpost: Outpost,
+    /// What nginx's directive `satisfy` says.
+    satisfy: &'static str,
 }
 
 impl World {
     fn new() -> Self {
         let npm = Npm::builder().login_time(Duration::from_millis(10)).start();
-        Self { npm, outpost: Outpost::start() }
+        Self { npm, outpost: Outpost::start(), satisfy: "all" }
+    }
+
+    /// Where one access check is enough (`any`), or where all are needed (`all`).
+    fn under(satisfy: &'static str) -> Self {
+        Self { satisfy, ..Self::new() }
     }
 
     /// NPM's web UI as a proxy host, as the README sets it up.
     fn host(&self) -> Builder {
-        npm_proxy_host(&self.outpost, &self.npm).location("/", SHOWN).accounts(&self.accounts())
+        let host = npm_proxy_host(&self.outpost, &self.npm).location("/", SHOWN);
+        host.http(&format!("satisfy {};", self.satisfy)).accounts(&self.accounts())
     }
 
     /// An nginx without that proxy host's location, for locations that begin with [`ASKED`].
@@ -72,7 +84,8 @@ impl World {
              proxy_set_header Content-Length \"\";
              proxy_set_header X-Original-URL $scheme://$http_host$request_uri;"
         );
-        Nginx::builder().location("= /auth", &auth).accounts(accounts)
+        let nginx = Nginx::builder().http(&format!("satisfy {};", self.satisfy));
+        nginx.location("= /auth", &auth).accounts(accounts)
     }
 
     /// `akadmin` is NPM's admin@example.com, `bob` and `guest` are themselves, others are nobody.

@@ -1412,7 +1412,7 @@ fn a_renewal_waits_for_the_login_like_any_request() {
 #[test]
 fn the_parameters_of_the_browser_are_looked_at_by_the_configuration_test() {
     let outpost = Outpost::start();
-    let world = World { outpost, npm: crate::site::quick_npm() };
+    let world = World { outpost, npm: crate::site::quick_npm(), satisfy: "all" };
     for (parameters, message) in [
         ("browser=maybe", "invalid value \"maybe\" of parameter \"browser\""),
         ("browser=ON", "invalid value \"ON\" of parameter \"browser\""),

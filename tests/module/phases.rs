@@ -1,14 +1,13 @@
 //! Where in nginx' course of a request the token comes in: after every access check, in the
-//! location that has the directive, and nowhere else.
+//! location that has the directive, and nowhere else. In the access phase where all checks must
+//! grant access, behind that phase where one is enough: these tests run under both.
 
 use std::io::{Read, Write};
 use std::time::Duration;
 
 use serde_json::{json, Value};
 use testbed::nginx::Builder;
-use testbed::{
-    eventually, free_port, Client, Fault, Nginx, Npm, Outpost, Reply, Request, Response,
-};
+use testbed::{eventually, free_port, Client, Fault, Nginx, Npm, Reply, Request, Response};
 
 use crate::http2::{Connection, Stream};
 use crate::{status, Elsewhere, World, ASKED, SHOWN};
@@ -19,6 +18,14 @@ const BASIC: &str = "Basic dmlzaXRvcjpwYXNzd29yZA==";
 const WRONG_BASIC: &str = "Basic d3Jvbmc6d3Jvbmc=";
 const DIRECTIVE: &str = "npm_token_inject accounts.json;";
 const SOON: Duration = Duration::from_secs(10);
+
+/// What `satisfy` says in the tests of this module, which is compiled for each value once.
+fn satisfy() -> &'static str {
+    match module_path!().ends_with("any") {
+        true => "any",
+        false => "all",
+    }
+}
 
 /// An Authentik that does what the request's `X-Case` says.
 fn authentik() -> Elsewhere {
@@ -83,7 +90,7 @@ fn attempts(paths: &[String]) -> Vec<Attempt> {
 
 #[test]
 fn a_token_is_there_exactly_where_authentik_named_the_user_and_access_was_granted() {
-    let (world, authentik) = (World::new(), authentik());
+    let (world, authentik) = (World::under(satisfy()), authentik());
     let (builder, paths) = checks(&world, &authentik);
     let nginx = builder.directive(DIRECTIVE).start();
     let client = nginx.client();
@@ -108,7 +115,7 @@ fn a_token_is_there_exactly_where_authentik_named_the_user_and_access_was_grante
 
 #[test]
 fn the_module_never_grants_access_and_refuses_only_where_it_is_told_to() {
-    let (world, authentik) = (World::new(), authentik());
+    let (world, authentik) = (World::under(satisfy()), authentik());
     let (builder, paths) = checks(&world, &authentik);
     let attempts = attempts(&paths);
     let statuses = |nginx: Builder| -> Vec<_> {
@@ -141,7 +148,7 @@ fn the_module_never_grants_access_and_refuses_only_where_it_is_told_to() {
 
 #[test]
 fn a_location_that_does_not_ask_authentik_gives_no_token() {
-    let world = World::new();
+    let world = World::under(satisfy());
     let npm = world.npm.url();
     let nginx = world
         .nginx()
@@ -159,7 +166,7 @@ fn a_location_that_does_not_ask_authentik_gives_no_token() {
 
 #[test]
 fn the_question_to_authentik_never_carries_the_token() {
-    let world = World::new();
+    let world = World::under(satisfy());
     let nginx = world.host().start();
     let client = nginx.client();
     let session = world.sign_in("akadmin");
@@ -174,7 +181,7 @@ fn the_question_to_authentik_never_carries_the_token() {
 
 #[test]
 fn a_mirror_never_sees_the_token() {
-    let (world, mirror) = (World::new(), Elsewhere::start());
+    let (world, mirror) = (World::under(satisfy()), Elsewhere::start());
     let npm = world.npm.url();
     let nginx = world
         .nginx()
@@ -198,7 +205,7 @@ fn a_mirror_never_sees_the_token() {
 
 #[test]
 fn a_part_of_a_page_carries_the_token_where_the_directive_is_on_and_not_where_it_is_off() {
-    let (world, other) = (World::new(), Elsewhere::start());
+    let (world, other) = (World::under(satisfy()), Elsewhere::start());
     let page = r#"<!--# include virtual="/below/" --><!--# include virtual="/other/" -->"#;
     let npm = Elsewhere::answering(move |request| match &*request.path {
         "/" => Response::html(200, page),
@@ -264,7 +271,7 @@ struct Redirections {
 
 impl Redirections {
     fn start(to: &str, builder: impl FnOnce(Builder, &World) -> Builder) -> Self {
-        let world = World::new();
+        let world = World::under(satisfy());
         let npm = Elsewhere::answering(|request| match request.path.split('/').nth(1) {
             Some("accel") => Response::new(200).header("X-Accel-Redirect", "/to/"),
             Some("accel-named") => Response::new(200).header("X-Accel-Redirect", "@to"),
@@ -406,7 +413,7 @@ fn a_location_with_another_directive_gets_that_ones_token() {
 
 #[test]
 fn a_refusal_may_have_a_page_of_its_own_which_gets_no_token() {
-    let (world, to) = (World::new(), Elsewhere::start());
+    let (world, to) = (World::under(satisfy()), Elsewhere::start());
     let npm = world.npm.url();
     let directive = "npm_token_inject accounts.json on_error=deny;";
     let pages = "error_page 403 502 /sorry/;";
@@ -428,7 +435,7 @@ fn a_refusal_may_have_a_page_of_its_own_which_gets_no_token() {
 
 #[test]
 fn what_is_done_after_the_reply_gets_no_token() {
-    let (world, after) = (World::new(), Elsewhere::start());
+    let (world, after) = (World::under(satisfy()), Elsewhere::start());
     let npm = world.npm.url();
     let nginx = world
         .nginx()
@@ -445,7 +452,7 @@ fn what_is_done_after_the_reply_gets_no_token() {
 
 #[test]
 fn a_request_that_is_answered_before_the_access_checks_gets_no_token() {
-    let world = World::new();
+    let world = World::under(satisfy());
     let text = "return 200 '<$npm_token_status><$npm_token_authorization>';";
     let nginx = world.nginx().location("/", &format!("{ASKED}\n{DIRECTIVE}\n{text}")).start();
     let reply = nginx.client().request("GET", "/").cookie(&world.sign_in("akadmin")).send();
@@ -455,7 +462,7 @@ fn a_request_that_is_answered_before_the_access_checks_gets_no_token() {
 
 #[test]
 fn a_rewritten_request_gets_the_token_of_the_location_where_it_ends() {
-    let world = World::new();
+    let world = World::under(satisfy());
     let npm = world.npm.url();
     let end = format!("{ASKED}\n{SHOWN}\n{DIRECTIVE}\nproxy_pass {npm};");
     let nginx = world
@@ -491,7 +498,7 @@ fn a_rewritten_request_gets_the_token_of_the_location_where_it_ends() {
 
 #[test]
 fn who_is_not_signed_in_goes_to_authentik_by_a_named_location() {
-    let world = World::new();
+    let world = World::under(satisfy());
     let nginx = world.host().start();
     let client = nginx.client();
     let own = world.npm.issue_token("guest@example.com", Duration::from_secs(60));
@@ -505,7 +512,7 @@ fn who_is_not_signed_in_goes_to_authentik_by_a_named_location() {
 
 #[test]
 fn every_method_gets_a_token() {
-    let world = World::new();
+    let world = World::under(satisfy());
     let nginx = world.host().start();
     let client = nginx.client();
     let session = world.sign_in("akadmin");
@@ -520,7 +527,7 @@ fn every_method_gets_a_token() {
 
 #[test]
 fn requests_behind_one_that_waits_are_answered_after_it_in_their_order() {
-    let world = World::new();
+    let world = World::under(satisfy());
     let nginx = world.host().start();
     world.npm.fault(Fault::Hold);
     let mut requests = String::new();
@@ -586,7 +593,7 @@ fn logs_no_error(nginx: &Nginx) {
 
 #[test]
 fn a_client_that_leaves_while_it_waits_is_forgotten_and_others_get_the_token() {
-    let world = World::new();
+    let world = World::under(satisfy());
     let nginx = holding(&world).start();
     // The one that began the login, one that waits for it as well, and one that stays.
     let begins = send_request(&world, &nginx);
@@ -611,7 +618,7 @@ fn a_client_that_leaves_while_it_waits_is_forgotten_and_others_get_the_token() {
 
 #[test]
 fn a_login_that_nobody_waits_for_any_more_serves_the_next() {
-    let world = World::new();
+    let world = World::under(satisfy());
     let nginx = holding(&world).start();
     let leaves = send_request(&world, &nginx);
     until_requests_wait(&nginx, 1);
@@ -637,7 +644,7 @@ fn send_fifty_streams(world: &World, nginx: &Nginx) -> (Connection, Vec<Stream>)
 
 #[test]
 fn of_many_streams_that_wait_those_that_are_reset_are_forgotten() {
-    let world = World::new();
+    let world = World::under(satisfy());
     let nginx = holding(&world).listen("http2").start();
     let (mut connection, mut streams) = send_fifty_streams(&world, &nginx);
     for index in [49, 7, 0] {
@@ -662,7 +669,7 @@ fn of_many_streams_that_wait_those_that_are_reset_are_forgotten() {
 
 #[test]
 fn a_connection_that_ends_takes_all_its_waiting_streams_along() {
-    let world = World::new();
+    let world = World::under(satisfy());
     let nginx = holding(&world).listen("http2").start();
     let (connection, _) = send_fifty_streams(&world, &nginx);
     let cookie = world.sign_in("akadmin").cookie();
@@ -685,7 +692,7 @@ fn streams_that_end_just_as_their_login_does_do_no_harm() {
     for user in &users {
         npm = npm.user(user, "secret");
     }
-    let world = World { npm: npm.start(), outpost: Outpost::start() };
+    let world = World { npm: npm.start(), ..World::under(satisfy()) };
     let account = |user: &String| json!({"user": user, "identity": user, "secret": "secret"});
     let accounts: Value = users.iter().map(account).collect();
     let accounts = json!({"api": world.npm.url(), "accounts": accounts}).to_string();
@@ -717,4 +724,23 @@ fn streams_that_end_just_as_their_login_does_do_no_harm() {
         assert!(bodies[&stream].contains("\"Authorization\",\"Bearer ey"));
     }
     assert_eq!(world.npm.logins(), users.len());
+}
+
+#[test]
+fn the_directive_acts_in_the_access_phase_unless_one_check_is_enough_there() {
+    let world = World::under(satisfy());
+    world.npm.fault(Fault::Hold);
+    let nginx = world.host().start();
+    let client = nginx.client();
+    let request = client.request("GET", "/echo").cookie(&world.sign_in("akadmin"));
+    std::thread::scope(|scope| {
+        let reply = scope.spawn(|| request.send());
+        eventually(SOON, "a login", || !world.npm.requests_to("/api/tokens").is_empty());
+        let log = nginx.error_log();
+        let last = log.lines().filter(|line| line.contains(" phase: ")).next_back();
+        world.npm.clear_fault();
+        assert_eq!(status(&reply.join().expect("a reply")), "miss");
+        let expected = if satisfy() == "all" { "access phase: " } else { "generic phase: " };
+        assert!(last.is_some_and(|line| line.contains(expected)), "{last:?}");
+    });
 }
