@@ -24,20 +24,20 @@ newer_module := $$(.ci/module '$(newer_nginx)' build/newer/src)
 with = module=$(2) && TEST_NGINX='$(1)' TEST_NGINX_MODULE="$$module" exec
 
 .NOTPARALLEL:
-.PHONY: help setup module debian newer test test-npm demo soak bench lint clean
+.PHONY: help setup-build setup-test module debian newer test test-npm demo soak bench lint clean
 
 # What the other targets need: system packages that are missing are installed where that is possible.
-setup:
-	@.ci/setup
+setup-build setup-test: setup-%:
+	@.ci/setup $*
 
 ## make module         build/nginx, and the module for it
 ##      NGINX=/path/nginx [NGINX_SOURCE_DIR=/path]
 ##                     instead, the module for that nginx: build/<version>/*.so
-module: setup
+module: setup-build
 	@$(build) >/dev/null
 
 # Debian's nginx and its source, in build/debian.
-debian: setup
+debian: setup-build
 	@.ci/unpack build/debian nginx nginx-dev
 
 # An nginx laid out as those of 1.29.5 and newer, in build/newer.
@@ -49,7 +49,7 @@ newer: module
 # once, and no test waits for the module's link-time optimization.
 
 ## make test           every test, on build/nginx, on one laid out as newer ones, and on Debian's
-test: setup debian newer
+test: setup-test debian newer
 	cargo test --workspace --lib --bins
 	cargo test --workspace --doc
 	@# One after the other: these stop servers, whose ports another test could take meanwhile.
@@ -63,7 +63,7 @@ test: setup debian newer
 test-npm: export TEST_NPM = $(NPM)
 test-npm: export TEST_NPM_IDENTITY = $(value NPM_IDENTITY)
 test-npm: export TEST_NPM_SECRET = $(value NPM_SECRET)
-test-npm: setup
+test-npm: setup-build
 	$(if $(NPM),,$(error say which NPM: make test-npm NPM=URL NPM_IDENTITY=... NPM_SECRET=...))
 	@$(call with,$(nginx),$(module)) cargo test --test end_to_end
 
@@ -71,21 +71,21 @@ test-npm: setup
 ##                     nginx, a small Authentik outpost and a small NPM on loopback, until Ctrl-C
 ##      DEMO_ONCE=1    ends after the transcript of a visit
 ##      DEMO_NPM=URL   uses a real NPM
-demo: setup
+demo: setup-build
 	@$(call with,$(nginx),$(module)) cargo run --quiet -p testbed --bin demo
 
 ## make soak [NGINX=... [MODULE=...]]
 ##                     ten minutes of mixed traffic, reloads and faults: what failed, and memory
 ##      SOAK_SECONDS=N shorter, or longer
-soak: setup
+soak: setup-build
 	@$(call with,$(nginx),$(module)) cargo run --quiet -p testbed --bin soak
 
 ## make bench          the side-by-side tables
-bench: setup
-	@$(call with,$(nginx),$(module)) cargo bench
+bench: setup-build
+	@$(call with,$(nginx),$(module)) cargo bench --locked
 
-## make lint           formatting, and clippy with warnings as errors
-lint: setup
+## make lint           formatting, clippy with warnings as errors
+lint: setup-test
 	cargo fmt --all --check
 	cargo clippy --locked --workspace --all-targets -- -D warnings
 	cargo clippy --locked --release --features vendored --lib -- -D warnings
