@@ -50,13 +50,13 @@ newer: module
 
 ## make test           every test, on build/nginx, on one laid out as newer ones, and on Debian's
 test: setup-test debian newer
-	cargo test --workspace --lib --bins
-	cargo test --workspace --doc
+	cargo test --locked --workspace --lib --bins
+	cargo test --locked --workspace --doc
 	@# One after the other: these stop servers, whose ports another test could take meanwhile.
-	@$(call with,$(CURDIR)/build/nginx,$$(.ci/module)) cargo test -p testbed --test '*' -- --test-threads 1
-	@$(call with,$(CURDIR)/build/nginx,$$(.ci/module)) cargo test --test '*'
-	@$(call with,$(newer_nginx),$(newer_module)) cargo test --test '*'
-	@$(call with,$(debian_nginx),$(debian_module)) cargo test --test '*'
+	@$(call with,$(CURDIR)/build/nginx,$$(.ci/module)) cargo test --locked -p testbed --test '*' -- --test-threads 1
+	@$(call with,$(CURDIR)/build/nginx,$$(.ci/module)) cargo test --locked --test '*'
+	@$(call with,$(newer_nginx),$(newer_module)) cargo test --locked --test '*'
+	@$(call with,$(debian_nginx),$(debian_module)) cargo test --locked --test '*'
 
 ## make test-npm NPM=URL NPM_IDENTITY=... NPM_SECRET=... [NGINX=... [MODULE=...]]
 ##                     the end-to-end tests, on a running Nginx Proxy Manager
@@ -65,28 +65,29 @@ test-npm: export TEST_NPM_IDENTITY = $(value NPM_IDENTITY)
 test-npm: export TEST_NPM_SECRET = $(value NPM_SECRET)
 test-npm: setup-build
 	$(if $(NPM),,$(error say which NPM: make test-npm NPM=URL NPM_IDENTITY=... NPM_SECRET=...))
-	@$(call with,$(nginx),$(module)) cargo test --test end_to_end
+	@$(call with,$(nginx),$(module)) cargo test --locked --test end_to_end
 
 ## make demo [NGINX=... [MODULE=...]]
 ##                     nginx, a small Authentik outpost and a small NPM on loopback, until Ctrl-C
 ##      DEMO_ONCE=1    ends after the transcript of a visit
 ##      DEMO_NPM=URL   uses a real NPM
 demo: setup-build
-	@$(call with,$(nginx),$(module)) cargo run --quiet -p testbed --bin demo
+	@$(call with,$(nginx),$(module)) cargo run --locked --quiet -p testbed --bin demo
 
 ## make soak [NGINX=... [MODULE=...]]
 ##                     ten minutes of mixed traffic, reloads and faults: what failed, and memory
 ##      SOAK_SECONDS=N shorter, or longer
 soak: setup-build
-	@$(call with,$(nginx),$(module)) cargo run --quiet -p testbed --bin soak
+	@$(call with,$(nginx),$(module)) cargo run --locked --quiet -p testbed --bin soak
 
 ## make bench          the side-by-side tables
 bench: setup-build
 	@$(call with,$(nginx),$(module)) cargo bench --locked
 
-## make lint           formatting, clippy with warnings as errors
+## make lint           formatting, clippy with warnings as errors, the Rust that the packages need
 lint: setup-test
 	cargo fmt --all --check
+	.ci/rust-version
 	cargo clippy --locked --workspace --all-targets -- -D warnings
 	cargo clippy --locked --release --features vendored --lib -- -D warnings
 
