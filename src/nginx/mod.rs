@@ -21,6 +21,7 @@ mod directive;
 mod filter;
 mod handler;
 mod headers_in;
+mod loader;
 mod login_thread;
 mod logins;
 mod page;

@@ -1,0 +1,176 @@
+//! What `load_module` names: the same file for every nginx. The module itself comes as builds, each
+//! for one nginx, in `npm_token_inject/` beside the loader. It puts the one for the nginx that is
+//! running into its own place; where none fits, it stands aside, and nginx runs on as without it.
+//!
+//! How it gets there: `ngx_load_module` (nginx.c) opens a library, finds the table `ngx_modules` in
+//! it, and adds one module of the table after the other. A core module it initializes at once
+//! (`ngx_add_module`). The loader's first is one, and nothing else: when nginx initializes it, it
+//! writes what follows into the table. So the choice is made anew whenever nginx reads its
+//! configuration, though a master that has the library open never opens it again.
+
+#![cfg_attr(panic = "abort", no_std)]
+
+extern crate alloc;
+
+mod aside;
+mod builds;
+mod elf;
+mod running;
+mod structures;
+#[cfg(panic = "abort")]
+mod system;
+
+use alloc::boxed::Box;
+use alloc::ffi::CString;
+use alloc::string::String;
+use core::ffi::{c_char, c_void, CStr};
+use core::ptr;
+
+use builds::Build;
+use running::Running;
+use structures::*;
+
+/// What nginx has for one reading of its configuration, and as long as it works by that.
+enum Reading {
+    Build(Build),
+    Aside(ngx_module_t),
+}
+
+static CORE_CONTEXT: ngx_core_module_t = ngx_core_module_t {
+    name: text(c"npm_token_inject_loader"),
+    create_conf: Some(choose),
+    init_conf: None,
+};
+
+static mut CORE: ngx_module_t =
+    ngx_module_t::new(NGX_CORE_MODULE, ptr::addr_of!(CORE_CONTEXT).cast());
+
+/// The tables that nginx finds by their names, each ended by a null.
+mod tables {
+    #![allow(non_upper_case_globals)]
+
+    use super::*;
+
+    /// As many modules as a build may have.
+    pub const MODULES: usize = 14;
+    /// As many names as its order may have.
+    pub const ORDER: usize = 30;
+
+    #[no_mangle]
+    static mut ngx_modules: [*mut ngx_module_t; MODULES + 2] = {
+        let mut modules = [ptr::null_mut(); MODULES + 2];
+        modules[0] = ptr::addr_of_mut!(CORE);
+        modules
+    };
+
+    #[no_mangle]
+    static mut ngx_module_names: [*const c_char; MODULES + 2] = {
+        let mut names = [ptr::null(); MODULES + 2];
+        names[0] = c"ngx_npm_token_inject_loader_module".as_ptr();
+        names
+    };
+
+    #[no_mangle]
+    static mut ngx_module_order: [*const c_char; ORDER + 2] = [ptr::null(); ORDER + 2];
+
+    /// Has nginx find these after the loader's own module; as many as there is room for.
+    ///
+    /// # Safety
+    ///
+    /// Nobody but nginx reads the tables, and nginx only while it loads a module, on one thread.
+    /// What stands in them is there until they are cleared.
+    pub unsafe fn fill(modules: &[(*mut ngx_module_t, *const c_char)], order: &[*const c_char]) {
+        clear();
+        let slots = (*ptr::addr_of_mut!(ngx_modules)).iter_mut();
+        let names = (*ptr::addr_of_mut!(ngx_module_names)).iter_mut();
+        let both = slots.zip(names).skip(1).take(MODULES);
+        for ((slot, slot_of_name), (module, name)) in both.zip(modules) {
+            (*slot, *slot_of_name) = (*module, *name);
+        }
+        let slots = (*ptr::addr_of_mut!(ngx_module_order)).iter_mut().take(ORDER);
+        for (slot, name) in slots.zip(order) {
+            *slot = *name;
+        }
+    }
+
+    /// Leaves the loader's own module alone in the tables.
+    ///
+    /// # Safety
+    ///
+    /// As for [`fill`].
+    pub unsafe fn clear() {
+        (*ptr::addr_of_mut!(ngx_modules)).iter_mut().skip(1).for_each(|m| *m = ptr::null_mut());
+        (*ptr::addr_of_mut!(ngx_module_order)).iter_mut().for_each(|name| *name = ptr::null());
+    }
+}
+
+/// Runs when nginx opens the library, before it looks at it: nginx takes no module of another
+/// version or signature.
+#[used]
+#[link_section = ".init_array"]
+static INIT: extern "C" fn() = init;
+
+extern "C" fn init() {
+    // SAFETY: nginx opens libraries on one thread, and its own module is there.
+    unsafe {
+        CORE.version = ngx_core_module.version;
+        CORE.signature = ngx_core_module.signature;
+    }
+}
+
+/// `create_conf` of the loader's own module.
+unsafe extern "C" fn choose(cycle: *mut ngx_cycle_t) -> *mut c_void {
+    // SAFETY: nginx passes the cycle that it reads the configuration for.
+    let (cycle, cleanup) = unsafe { (&*cycle, ngx_pool_cleanup_add((*cycle).pool, 0).as_mut()) };
+    let Some(cleanup) = cleanup else {
+        return ptr::null_mut();
+    };
+    // SAFETY: nginx's own definition, which nobody writes to.
+    let running = Running::new(unsafe { &*ptr::addr_of!(ngx_core_module) });
+    let reading = Box::into_raw(Box::new(match builds::open(&running) {
+        Ok(build) => Reading::Build(build),
+        Err(lack) => {
+            warn(cycle, aside::message(&running, &lack));
+            Reading::Aside(aside::module(&running))
+        }
+    }));
+    cleanup.handler = Some(end);
+    cleanup.data = reading.cast();
+    // SAFETY: nginx is loading the module; `end` clears the tables before anything goes.
+    unsafe {
+        match &mut *reading {
+            Reading::Build(build) => tables::fill(&build.modules, &build.order),
+            Reading::Aside(module) => tables::fill(&[(module, aside::NAME.as_ptr())], &[]),
+        }
+    }
+    reading.cast()
+}
+
+/// Ends what [`choose`] began, when nginx does not need the cycle any more.
+unsafe extern "C" fn end(reading: *mut c_void) {
+    // SAFETY: nginx is not loading a module, and calls this once with what `choose` made.
+    unsafe {
+        tables::clear();
+        drop(Box::from_raw(reading.cast::<Reading>()));
+    }
+}
+
+fn warn(cycle: &ngx_cycle_t, message: String) {
+    let message = CString::new(message).unwrap_or_default();
+    // SAFETY: the cycle's log is there, and both texts are ended by a null byte.
+    unsafe {
+        ngx_log_error_core(NGX_LOG_WARN, cycle.log, 0, c"%s".as_ptr(), message.as_ptr());
+    }
+}
+
+/// A text of nginx's or of the C library's, for a message.
+///
+/// # Safety
+///
+/// It is null, or ended by a null byte.
+unsafe fn display(text: *const c_char) -> String {
+    if text.is_null() {
+        return "unknown".into();
+    }
+    unsafe { CStr::from_ptr(text) }.to_string_lossy().into_owned()
+}
