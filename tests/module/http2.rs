@@ -43,6 +43,17 @@ impl Connection {
 
     /// Sends a GET without a body.
     pub fn get(&mut self, path: &str, headers: &[(&str, &str)]) -> Stream {
+        self.open_stream(path, headers, END_STREAM)
+    }
+
+    /// Sends a GET with a body, as no browser does.
+    pub fn get_with_body(&mut self, path: &str, headers: &[(&str, &str)], body: &str) -> Stream {
+        let stream = self.open_stream(path, headers, 0);
+        self.send(DATA, END_STREAM, stream, body.as_bytes());
+        stream
+    }
+
+    fn open_stream(&mut self, path: &str, headers: &[(&str, &str)], flags: u8) -> Stream {
         let stream = self.last.map_or(1, |last| last + 2);
         self.last = Some(stream);
         let mut block = Vec::new();
@@ -58,7 +69,7 @@ impl Connection {
                 block.extend(text.as_bytes());
             }
         }
-        self.send(HEADERS, END_STREAM | END_HEADERS, stream, &block);
+        self.send(HEADERS, flags | END_HEADERS, stream, &block);
         stream
     }
 
