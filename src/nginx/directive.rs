@@ -430,7 +430,7 @@ fn load_accounts(
     };
     match Accounts::load(path, api.clone(), &mut warn) {
         Err(error) if is_default && has_credentials && error.is_missing_file() => {
-            Ok(Accounts::none(api))
+            Ok(Accounts::none(api, &mut warn))
         }
         result => Ok(result?),
     }

@@ -134,13 +134,14 @@ pub struct Accounts {
 
 impl Accounts {
     /// No accounts but those that Authentik hands over, see [`Self::handed_over`].
-    pub fn none(api: Option<BaseUrl>) -> Self {
-        let issuer = Issuer::new(api.unwrap_or_default(), npm::DEFAULT_TIMEOUT, Vec::new());
+    pub fn none(api: Option<BaseUrl>, warn: &mut dyn FnMut(String)) -> Self {
+        let url = api.unwrap_or_else(|| BaseUrl::own(warn));
+        let issuer = Issuer::new(url, npm::DEFAULT_TIMEOUT, Vec::new());
         Self { issuer: Arc::new(issuer), rules: Vec::new() }
     }
 
     /// Reads an accounts file, and the files that it names. `api` goes before the file's own.
-    /// Of files that others can read, it says so to `warn`.
+    /// `warn` is told of files that others can read, and the like.
     ///
     /// # Errors
     ///
@@ -150,6 +151,8 @@ impl Accounts {
         api: Option<BaseUrl>,
         warn: &mut dyn FnMut(String),
     ) -> Result<Self, AccountsError> {
+        // Now, for at a later reading it may be gone.
+        npm::admin_port();
         let text = read_private(path, warn)
             .map_err(|error| AccountsError::Read(path.to_owned(), error))?;
         let Object(file): Object<AccountsFile> = serde_json::from_slice(&text)
@@ -160,7 +163,7 @@ impl Accounts {
             Some(name) => read_certificates(&folder.join(name))?,
             None => Vec::new(),
         };
-        let url = api.or(file.api).unwrap_or_default();
+        let url = api.or(file.api).unwrap_or_else(|| BaseUrl::own(warn));
         let timeout = file.timeout.map_or(npm::DEFAULT_TIMEOUT, |timeout| timeout.0);
         let issuer = Arc::new(Issuer::new(url, timeout, certificates));
 
@@ -421,7 +424,7 @@ mod tests {
     }
 
     fn accounts(entries: &str) -> Accounts {
-        let issuer = Arc::new(Issuer::new(BaseUrl::default(), npm::DEFAULT_TIMEOUT, Vec::new()));
+        let issuer = Accounts::none(None, &mut |_| ()).issuer;
         let file = parse(&format!(r#"{{"accounts": [{entries}]}}"#)).unwrap();
         let rules = file.accounts.into_iter().map(|entry| {
             let secret = Secret::new("secret".to_owned());
@@ -522,7 +525,9 @@ mod tests {
     fn a_changed_secret_is_another_account() {
         let account = |identity: &str, secret: &str| {
             let pair = STANDARD.encode(format!("{identity}:{secret}"));
-            Accounts::none(None).handed_over(format!("Basic {pair}").as_bytes()).unwrap()
+            Accounts::none(None, &mut |_| ())
+                .handed_over(format!("Basic {pair}").as_bytes())
+                .unwrap()
         };
         assert_eq!(account("a@b.c", "one").key, account("a@b.c", "one").key);
         assert_ne!(account("a@b.c", "one").key, account("a@b.c", "two").key);
@@ -531,7 +536,7 @@ mod tests {
 
     #[test]
     fn credentials_that_authentik_hands_over_are_read_as_basic_authentication() {
-        let accounts = Accounts::none(None);
+        let accounts = Accounts::none(None, &mut |_| ());
         let account = accounts.handed_over(b"Basic YUBiLmM6c2U6Y3JldA==").unwrap();
         assert_eq!(account.credentials.identity, "a@b.c");
         assert_eq!(account.credentials.secret.expose(), "se:cret");

@@ -1,6 +1,9 @@
 //! NPM's API, as far as signing in needs it.
 
+use std::env;
+use std::ffi::{OsStr, OsString};
 use std::io;
+use std::num::NonZeroU16;
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -26,8 +29,11 @@ const RESPONSE_MAX: u64 = 64 * 1024;
 /// The default for `timeout`.
 pub const DEFAULT_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// The default for `api`: NPM's own port, from inside its container.
-pub const DEFAULT_API: &str = "http://127.0.0.1:81";
+/// The port of NPM's web UI and API, unless [`ADMIN_PORT`] names another.
+const DEFAULT_PORT: u16 = 81;
+
+/// The environment variable by which NPM's container moves that port.
+const ADMIN_PORT: &str = "NPM_ADMIN_PORT";
 
 /// The base URL of an NPM, without a slash at its end.
 #[derive(Clone, Debug, Deserialize, PartialEq, Eq)]
@@ -41,10 +47,34 @@ impl BaseUrl {
     }
 }
 
-impl Default for BaseUrl {
-    fn default() -> Self {
-        Self(DEFAULT_API.to_owned())
+impl BaseUrl {
+    /// The default for `api`: NPM's own port, from inside its container. `warn` is told of a
+    /// [`ADMIN_PORT`] that is no port; nginx has other sites to serve.
+    pub fn own(warn: &mut dyn FnMut(String)) -> Self {
+        Self::at_port(admin_port(), warn)
     }
+
+    fn at_port(port: Option<&OsStr>, warn: &mut dyn FnMut(String)) -> Self {
+        let port = port.filter(|text| !text.is_empty()).and_then(|text| {
+            let port = text.to_str().and_then(|text| text.parse::<NonZeroU16>().ok());
+            if port.is_none() {
+                warn(format!(
+                    "{ADMIN_PORT} is {text:?} in nginx's environment, which is no port: NPM is \
+                     looked for at {DEFAULT_PORT}; mend it, or set \"api\""
+                ));
+            }
+            port
+        });
+        Self(format!("http://127.0.0.1:{}", port.map_or(DEFAULT_PORT, NonZeroU16::get)))
+    }
+}
+
+/// What [`ADMIN_PORT`] says, as of the first call. Later it may be gone: an nginx without a master
+/// process takes most variables away when it has read its configuration for the first time
+/// (`ngx_single_process_cycle`).
+pub fn admin_port() -> Option<&'static OsStr> {
+    static FOUND: OnceLock<Option<OsString>> = OnceLock::new();
+    FOUND.get_or_init(|| env::var_os(ADMIN_PORT)).as_deref()
 }
 
 impl TryFrom<String> for BaseUrl {
@@ -52,7 +82,8 @@ impl TryFrom<String> for BaseUrl {
 
     fn try_from(text: String) -> Result<Self, String> {
         // The text is not quoted: somebody may have put a password into it.
-        let wrong = |what: &str| Err(format!("{what}; it is a base URL such as {DEFAULT_API}"));
+        let wrong =
+            |what: &str| Err(format!("{what}; it is a base URL such as http://127.0.0.1:81"));
         let Ok(url) = text.parse::<Uri>() else {
             return wrong("it is no URL");
         };
@@ -104,6 +135,8 @@ pub enum LoginError {
     NotToken,
     #[error("sent an answer, but {0}")]
     Token(#[from] TokenError),
+    #[error("does not take the token that it has just given")]
+    RefusedToken,
     #[error("could not be asked: {0}")]
     Local(String),
 }
@@ -125,7 +158,7 @@ impl LoginError {
                  and \"api\" to a name that its certificate holds"
             }
             Self::TooLarge | Self::NotToken => "check that \"api\" is the address of an NPM",
-            Self::Token(_) => "check the clock and the version of NPM",
+            Self::Token(_) | Self::RefusedToken => "check the clock and the version of NPM",
             Self::Local(_) => "look at the limits of this worker process",
         }
     }
@@ -137,7 +170,11 @@ impl LoginError {
             Self::Unreachable(_) => Cause::Unreachable,
             Self::Timeout(_) => Cause::Timeout,
             Self::Tls(_) => Cause::Tls,
-            Self::Status(_) | Self::TooLarge | Self::NotToken | Self::Token(_) => Cause::Answer,
+            Self::Status(_)
+            | Self::TooLarge
+            | Self::NotToken
+            | Self::Token(_)
+            | Self::RefusedToken => Cause::Answer,
             Self::Local(_) => Cause::Local,
         }
     }
@@ -376,4 +413,29 @@ pub fn parse_certificates(pem: &[u8]) -> Result<Vec<Certificate<'static>>, Strin
 /// The Unix clock.
 pub fn unix_millis() -> Millis {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as Millis)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn npm_is_looked_for_at_its_own_port() {
+        for (port, url, is_warned_of) in [
+            (None, "http://127.0.0.1:81", false),
+            (Some(""), "http://127.0.0.1:81", false),
+            (Some("8181"), "http://127.0.0.1:8181", false),
+            (Some("65535"), "http://127.0.0.1:65535", false),
+            (Some("0"), "http://127.0.0.1:81", true),
+            (Some("65536"), "http://127.0.0.1:81", true),
+            (Some("-1"), "http://127.0.0.1:81", true),
+            (Some("81;"), "http://127.0.0.1:81", true),
+            (Some("eighty"), "http://127.0.0.1:81", true),
+        ] {
+            let mut warnings = Vec::new();
+            let own = BaseUrl::at_port(port.map(OsStr::new), &mut |text| warnings.push(text));
+            assert_eq!((own.as_str(), !warnings.is_empty()), (url, is_warned_of), "{port:?}");
+            assert!(BaseUrl::try_from(own.as_str().to_owned()).is_ok());
+        }
+    }
 }

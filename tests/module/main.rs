@@ -2,6 +2,7 @@
 //!
 //! `TEST_NGINX` and `TEST_NGINX_MODULE` name another nginx than `build/nginx`, see [`testbed`].
 
+mod admin_port;
 mod authorization;
 mod configuration;
 mod cross_site;

@@ -17,6 +17,9 @@ use testbed::{eventually, Client, Nginx, Npm, Reply};
 /// An administrator of the small NPM's.
 pub const ADMIN: &str = "admin@example.com";
 
+/// Another.
+pub const BOB: &str = "bob@example.com";
+
 /// What NPM's web UI asks to learn who is signed in.
 pub const ME: &str = "/api/users/me";
 

@@ -84,6 +84,7 @@ pub struct Builder {
     files: Vec<(String, Vec<u8>, u32)>,
     tls: Option<Arc<Tls>>,
     quiet: bool,
+    admin_port: Option<String>,
     run_by: Vec<String>,
 }
 
@@ -206,6 +207,13 @@ impl Builder {
     #[must_use]
     pub fn quiet(mut self) -> Self {
         self.quiet = true;
+        self
+    }
+
+    /// Sets `NPM_ADMIN_PORT` in nginx's environment.
+    #[must_use]
+    pub fn admin_port(mut self, value: &str) -> Self {
+        self.admin_port = Some(value.to_owned());
         self
     }
 
@@ -332,6 +340,10 @@ impl Builder {
         let mut command = Command::new(words.next().unwrap_or_default());
         command.args(words).current_dir(dir).arg("-p").arg(dir);
         command.args(["-c", "nginx.conf", "-e", "error.log"]);
+        match &self.admin_port {
+            Some(value) => command.env("NPM_ADMIN_PORT", value),
+            None => command.env_remove("NPM_ADMIN_PORT"),
+        };
         command
     }
 
