@@ -379,7 +379,11 @@ fn serve(
             Answer::Response(response) => response,
             Answer::TakeOver(take) => return take(&mut stream),
         };
-        let keep_alive = request.keep_alive && !stop.is_given();
+        // A pause that the stop has cut short is no reason to answer sooner.
+        if stop.is_given() {
+            break;
+        }
+        let keep_alive = request.keep_alive;
         let connection = if keep_alive { "keep-alive" } else { "close" };
         let mut message =
             format!("{}Connection: {connection}\r\n\r\n", response.head()).into_bytes();
