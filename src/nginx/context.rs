@@ -13,6 +13,7 @@ use super::logins::{self, Outcome, Ticket};
 use super::request::Request;
 use super::TokenInject;
 use crate::sso::accounts::{Account, Authorization};
+use crate::sso::marker::is_marker;
 use crate::sso::token::Millis;
 
 /// What became of a request: the values of `$npm_token_status`.
@@ -131,6 +132,12 @@ impl RequestContext {
         // SAFETY: the slot holds what `create` put there, or null. The reference ends with the
         // request; no handler keeps it beyond its own call.
         unsafe { Self::slot(request.as_ref()).as_mut() }
+    }
+
+    /// Whether NPM's UI asked with a marker for a token that there is not.
+    pub fn lacks_token(&self) -> bool {
+        matches!(self.status, TokenStatus::Error | TokenStatus::NoAccount)
+            && self.sent.only_one().is_some_and(|sent| is_marker(sent.as_bytes()))
     }
 
     fn slot(r: &ngx_http_request_t) -> *mut Self {

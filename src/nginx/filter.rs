@@ -12,8 +12,8 @@ use std::ptr;
 use super::bindings::{
     ngx_chain_t, ngx_conf_t, ngx_http_module_t, ngx_http_output_body_filter_pt,
     ngx_http_output_header_filter_pt, ngx_http_request_t, ngx_http_top_body_filter,
-    ngx_http_top_header_filter, ngx_int_t, ngx_module_t, ngx_uint_t, NGX_HTTP_BAD_REQUEST,
-    NGX_HTTP_MODULE, NGX_HTTP_OK,
+    ngx_http_top_header_filter, ngx_int_t, ngx_module_t, ngx_str_t, ngx_uint_t,
+    NGX_HTTP_BAD_REQUEST, NGX_HTTP_MODULE, NGX_HTTP_OK, NGX_HTTP_UNAUTHORIZED,
 };
 use ngx::core::Status;
 use ngx::http::{HttpModuleLocationConf, HttpModuleMainConf};
@@ -25,6 +25,7 @@ use super::logins;
 use super::page::{self, OpenPage};
 use super::request::{is_api, Request};
 use super::TokenInject;
+use crate::sso::cache::Doubt;
 
 static CONTEXT: ngx_http_module_t = ngx_http_module_t {
     preconfiguration: None,
@@ -122,15 +123,30 @@ fn look_at(request: &mut Request) -> Result<(), OutOfMemory> {
         let page = page::prepare(request, settings)?;
         set_open_page(request, page);
     } else if may_refuse_token(status) && is_api(request) {
-        if let (Some(account), Some(token)) = (&context.account, &context.token) {
-            logins::doubt(settings.zone, account, token);
+        match (&context.account, &context.token) {
+            (Some(account), Some(token)) => {
+                let refused = status == NGX_HTTP_UNAUTHORIZED;
+                let doubt = if refused { Doubt::Refused } else { Doubt::Error };
+                logins::doubt(settings.zone, account, token, doubt);
+            }
+            _ if context.lacks_token() && settings.browser.is_some() => sign_out(request),
+            _ => {}
         }
     }
     Ok(())
 }
 
-/// Whether NPM may mean the token by this status. It has no other for that: a token that is no
-/// longer good is 400, 404 or 500 to it, and never 401.
+/// NPM's UI holds a marker, and there is no token for it any more. Of all errors only 401 tells it
+/// so, upon which it drops the marker and loads its page anew, which is NPM's login page then. With
+/// what NPM says of a request without a token it would show a dashboard of nothing.
+fn sign_out(request: &mut Request) {
+    let out = &mut request.as_mut().headers_out;
+    out.status = NGX_HTTP_UNAUTHORIZED as ngx_uint_t;
+    out.status_line = ngx_str_t::empty();
+}
+
+/// Whether NPM may mean the token by this status. Up to 2.15, a token that is no longer good is 400,
+/// 404 or 500 to it, and never 401; from 2.16 on, it may be 401, and what is not permitted is 403.
 fn may_refuse_token(status: u32) -> bool {
     matches!(status, 400..=404 | 500)
 }

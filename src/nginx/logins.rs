@@ -27,7 +27,7 @@ use super::login_thread::{Answer, Done, LoginThread, Task};
 use super::request::Request;
 use super::zone::Zone;
 use crate::sso::accounts::{Account, AccountKey, Authorization};
-use crate::sso::cache::{Access, Claim, Pid, Table};
+use crate::sso::cache::{Access, Claim, Doubt, Pid, Table};
 use crate::sso::npm::LoginError;
 use crate::sso::token::{Millis, Token};
 
@@ -162,11 +162,11 @@ pub fn renew(zone: Zone, account: &Arc<Account>, token: Arc<Authorization>) {
 }
 
 /// NPM has answered a request that had this token with an error: asks it whether it still takes
-/// the token, unless that has been asked lately. Nobody waits for it.
-pub fn doubt(zone: Zone, account: &Arc<Account>, token: &Arc<Authorization>) {
+/// the token, unless that has been asked lately.
+pub fn doubt(zone: Zone, account: &Arc<Account>, token: &Arc<Authorization>, doubt: Doubt) {
     let now = now();
     let claim = claim(account, now);
-    let is_doubted = zone.lock().doubt(&account.key, token.issue, now, claim, is_alive);
+    let is_doubted = zone.lock().doubt(&account.key, token.issue, doubt, now, claim, is_alive);
     if is_doubted {
         with_logins(zone, |logins| logins.ask(account, Task::Check(token.clone())));
     }
@@ -273,8 +273,11 @@ impl Logins {
                     self.settle(&account.key, Outcome::Token(token));
                 }
                 (Task::Check(token), Ok(Answer::Takes(false))) => {
-                    self.revoke(&account, &token);
-                    if !self.ask(&account, Task::LogIn) {
+                    let log_in = self.revoke(&account, &token);
+                    if !log_in {
+                        self.note_failure(&account, &LoginError::RefusedToken);
+                    }
+                    if !log_in || !self.ask(&account, Task::LogIn) {
                         self.settle(&account.key, Outcome::Failure);
                     }
                 }
@@ -329,13 +332,14 @@ impl Logins {
         );
     }
 
-    /// Forgets a token that NPM no longer takes; a login is to follow.
-    fn revoke(&self, account: &Account, token: &Authorization) {
+    /// Forgets a token that NPM no longer takes. Answers whether a login is to follow.
+    fn revoke(&self, account: &Account, token: &Authorization) -> bool {
         let (identity, url, now) = (&account.credentials.identity, account.issuer.url(), now());
-        if let Some(zone) = self.zone {
-            zone.lock().revoke(&account.key, token.issue, claim(account, now), now);
-        }
+        let claim = claim(account, now);
+        let revoke = |zone: Zone| zone.lock().revoke(&account.key, token.issue, claim, now);
+        let log_in = self.zone.is_some_and(revoke);
         log_notice!(cycle_log(), "NPM at {url} no longer takes the token of {identity:?}");
+        log_in
     }
 
     /// Gives all that wait for an account the same outcome.

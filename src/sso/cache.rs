@@ -71,6 +71,12 @@ struct Slot {
     retry_at: Millis,
     /// When NPM was last asked whether it takes the token.
     checked_at: Millis,
+    /// When it was last asked because of a 401.
+    refused_at: Millis,
+    /// When it last did not take a token.
+    revoked_at: Millis,
+    /// Not 0: NPM has answered 401 to the token, which is held back until it has been asked.
+    is_refused: u64,
     /// Tells this token from all others, so that a worker knows one that it has a copy of.
     issue: u64,
     /// When NPM last gave a token; 0 where it never did.
@@ -102,6 +108,8 @@ impl Slot {
 
     fn forget_token(&mut self) {
         self.use_until = 0;
+        self.is_refused = 0;
+        self.refused_at = 0;
         compiler_fence(Ordering::SeqCst);
         self.authorization.fill(0);
         self.authorization_len = 0;
@@ -115,6 +123,7 @@ impl Slot {
         self.failures = 0;
         self.retry_at = 0;
         self.checked_at = 0;
+        self.revoked_at = 0;
         self.expires_at = 0;
         self.issued_at = 0;
         self.failed_at = 0;
@@ -170,6 +179,17 @@ pub struct Claim {
     pub until: Millis,
 }
 
+/// Why a token is doubted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Doubt {
+    /// NPM has answered with an error that may have many reasons. The token serves on.
+    Error,
+    /// NPM has answered 401, as it does (from 2.16 on) to a token that was issued before its user's
+    /// password was changed. Its UI drops what it keeps then and loads its page anew, which is to
+    /// find a token that is good, or none: this one is held back until NPM has been asked.
+    Refused,
+}
+
 /// What a request that needs a token finds.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Access<'a> {
@@ -184,7 +204,7 @@ pub enum Access<'a> {
     },
     /// None. The caller has just promised to log in.
     LogIn,
-    /// None yet: another caller has promised to log in.
+    /// None yet: another caller has promised to log in, or to ask about a token that is held back.
     Wait,
     /// None, and no login is tried before this moment.
     Pause(Millis),
@@ -214,7 +234,7 @@ impl Table {
         is_alive: impl FnOnce(Pid) -> bool,
     ) -> Access<'_> {
         let slot = self.slot(key, hint, now);
-        if slot.use_until > now {
+        if slot.use_until > now && slot.is_refused == 0 {
             let renew =
                 slot.renew_at <= now && slot.retry_at <= now && !slot.is_claimed(now, is_alive);
             if renew {
@@ -222,11 +242,11 @@ impl Table {
             }
             return Access::Fresh { authorization: slot.authorization(), issue: slot.issue, renew };
         }
-        if slot.retry_at > now {
-            return Access::Pause(slot.retry_at);
-        }
         if slot.is_claimed(now, is_alive) {
             return Access::Wait;
+        }
+        if slot.retry_at > now {
+            return Access::Pause(slot.retry_at);
         }
         slot.claim(claim);
         Access::LogIn
@@ -289,18 +309,24 @@ impl Table {
         &mut self,
         key: &AccountKey,
         issue: u64,
+        doubt: Doubt,
         now: Millis,
         claim: Claim,
         is_alive: impl FnOnce(Pid) -> bool,
     ) -> bool {
         let slot = self.slot(key, &mut 0, now);
-        let is_doubted = slot.issue == issue
-            && slot.use_until > now
-            && slot.checked_at + CHECK_INTERVAL <= now
-            && slot.retry_at <= now
-            && !slot.is_claimed(now, is_alive);
+        let is_refused = doubt == Doubt::Refused;
+        let last = if is_refused { slot.refused_at } else { slot.checked_at };
+        if slot.issue != issue || slot.use_until <= now || last + CHECK_INTERVAL > now {
+            return false;
+        }
+        slot.is_refused |= u64::from(is_refused);
+        let is_doubted = (is_refused || slot.retry_at <= now) && !slot.is_claimed(now, is_alive);
         if is_doubted {
             slot.checked_at = now;
+            if is_refused {
+                slot.refused_at = now;
+            }
             slot.claim(claim);
         }
         is_doubted
@@ -308,16 +334,24 @@ impl Table {
 
     /// Ends a promise without a result: NPM takes the token, or could not be asked.
     pub fn let_be(&mut self, key: &AccountKey, now: Millis) {
-        self.slot(key, &mut 0, now).claimed_by = 0;
+        let slot = self.slot(key, &mut 0, now);
+        slot.is_refused = 0;
+        slot.claimed_by = 0;
     }
 
-    /// Forgets a token that NPM no longer takes. The promise is renewed: it is now one to log in.
-    pub fn revoke(&mut self, key: &AccountKey, issue: u64, claim: Claim, now: Millis) {
+    /// Forgets a token that NPM does not take. Answers whether a login is to follow, in which case
+    /// the promise is renewed: it is now one to log in. It is not where NPM has lately refused
+    /// another token, and the login after that has not helped: the UI, which reloads the page at
+    /// each refusal, would do so for ever.
+    pub fn revoke(&mut self, key: &AccountKey, issue: u64, claim: Claim, now: Millis) -> bool {
         let slot = self.slot(key, &mut 0, now);
         if slot.issue == issue {
             slot.forget_token();
         }
         slot.claim(claim);
+        let is_first = slot.revoked_at + CHECK_INTERVAL <= now;
+        slot.revoked_at = now;
+        is_first
     }
 
     /// Counts a request that has found a token, where `access` has just found it. One that waited
@@ -694,7 +728,14 @@ mod tests {
         table.store(&key(1), &token(86_400_000), false, NOW);
         let issue = issue(&mut table, 1, NOW);
         let doubt = |table: &mut Table, now, pid| {
-            table.doubt(&key(1), issue, now, Claim { by: pid, until: now + 6_000 }, |_| true)
+            table.doubt(
+                &key(1),
+                issue,
+                Doubt::Error,
+                now,
+                Claim { by: pid, until: now + 6_000 },
+                |_| true,
+            )
         };
         assert!(doubt(&mut table, NOW, 10));
         assert!(!doubt(&mut table, NOW, 11));
@@ -713,7 +754,14 @@ mod tests {
         table.store(&key(1), &token, false, NOW);
         let issue = issue(&mut table, 1, NOW);
         let doubt = |table: &mut Table, n, issue, now| {
-            table.doubt(&key(n), issue, now, Claim { by: 10, until: now + 6_000 }, |_| true)
+            table.doubt(
+                &key(n),
+                issue,
+                Doubt::Error,
+                now,
+                Claim { by: 10, until: now + 6_000 },
+                |_| true,
+            )
         };
         assert!(!doubt(&mut table, 1, issue + 1, NOW), "another token");
         assert!(!doubt(&mut table, 1, issue, token.use_until), "an expired token");
@@ -730,7 +778,7 @@ mod tests {
         let mut table = table();
         table.store(&key(1), &token(86_400_000), false, NOW);
         let issue = issue(&mut table, 1, NOW);
-        assert!(table.doubt(&key(1), issue, NOW, claim(10), |_| true));
+        assert!(table.doubt(&key(1), issue, Doubt::Error, NOW, claim(10), |_| true));
         table.revoke(&key(1), issue, claim(10), NOW);
         assert_eq!(access(&mut table, 1, NOW, 10), Access::Wait);
         assert_eq!(access(&mut table, 1, NOW, 11), Access::Wait);
@@ -741,6 +789,61 @@ mod tests {
         table.store(&key(1), &new, false, NOW);
         let found = access(&mut table, 1, NOW, 11);
         assert_eq!(fresh(&found), Some(new.authorization().as_bytes()));
+    }
+
+    /// A table with a token, and the number of its issue.
+    fn signed_in() -> (Box<Table>, u64) {
+        let mut table = table();
+        let issue = table.store(&key(1), &token(86_400_000), false, NOW);
+        (table, issue)
+    }
+
+    fn refuse(table: &mut Table, issue: u64, now: Millis) -> bool {
+        let claim = Claim { by: 10, until: now + 6_000 };
+        table.doubt(&key(1), issue, Doubt::Refused, now, claim, |_| true)
+    }
+
+    #[test]
+    fn a_refused_token_is_held_back_until_npm_has_been_asked() {
+        let (mut table, issue) = signed_in();
+        assert!(refuse(&mut table, issue, NOW));
+        assert_eq!(access(&mut table, 1, NOW, 11), Access::Wait);
+        assert!(!refuse(&mut table, issue, NOW), "it is being asked about");
+        table.let_be(&key(1), NOW);
+        assert!(fresh(&access(&mut table, 1, NOW, 11)).is_some());
+
+        // It was not the token: not asked about again for a while.
+        assert!(!refuse(&mut table, issue, NOW + 9_999));
+        assert!(fresh(&access(&mut table, 1, NOW + 9_999, 11)).is_some());
+        assert!(refuse(&mut table, issue, NOW + 10_000));
+    }
+
+    #[test]
+    fn a_refusal_is_heeded_though_npm_was_asked_a_moment_before() {
+        let (mut table, issue) = signed_in();
+        assert!(table.doubt(&key(1), issue, Doubt::Error, NOW, claim(10), |_| true));
+        table.let_be(&key(1), NOW);
+        assert!(refuse(&mut table, issue, NOW + 1));
+        assert!(table.revoke(&key(1), issue, claim(10), NOW + 2));
+        assert_eq!(access(&mut table, 1, NOW + 2, 11), Access::Wait);
+
+        // And that of the token after it too, but that is no reason for yet another login.
+        let issue = table.store(&key(1), &token(86_400_000), false, NOW + 3);
+        assert!(refuse(&mut table, issue, NOW + 4));
+        assert!(!table.revoke(&key(1), issue, claim(10), NOW + 5));
+        let retry_at = table.fail(&key(1), &LoginError::RefusedToken, NOW + 5);
+        assert_eq!(access(&mut table, 1, NOW + 5, 11), Access::Pause(retry_at));
+        assert_eq!(access(&mut table, 1, retry_at, 11), Access::LogIn);
+    }
+
+    #[test]
+    fn a_refused_token_that_nobody_asks_about_is_not_used_again() {
+        let (mut table, issue) = signed_in();
+        assert!(refuse(&mut table, issue, NOW));
+        let taken = table.access(&key(1), &mut 0, NOW, claim(11), |pid| pid != 10);
+        assert_eq!(taken, Access::LogIn);
+        table.store(&key(1), &token(86_400_000), false, NOW);
+        assert!(fresh(&access(&mut table, 1, NOW, 12)).is_some());
     }
 
     #[test]
@@ -763,7 +866,7 @@ mod tests {
         let issue = issue(&mut table, 0, NOW);
         let due = token.renew_at(0);
         let claim = Claim { by: 10, until: due + 6_000 };
-        assert!(table.doubt(&key(0), issue, due - 1, claim, |_| true));
+        assert!(table.doubt(&key(0), issue, Doubt::Error, due - 1, claim, |_| true));
         assert!(!renews(&mut table, 0, due, 11));
         table.let_be(&key(0), due);
         assert!(renews(&mut table, 0, due, 11));

@@ -16,6 +16,15 @@ use sha2::Sha256;
 /// that slept longer than this would show NPM's login page. Milliseconds: two weeks.
 pub const LIFE: Millis = 14 * 24 * 60 * 60 * 1000;
 
+/// What every marker begins with.
+const PREFIX: &str = "npm-token-inject-";
+
+/// Whether the value of an `Authorization` header is a marker, be it whose it may.
+pub fn is_marker(authorization: &[u8]) -> bool {
+    let marker = authorization.strip_prefix(b"Bearer ");
+    marker.is_some_and(|marker| marker.starts_with(PREFIX.as_bytes()))
+}
+
 /// What markers are made with: random bytes, which stay in the shared zone.
 pub type MarkerKey = [u8; 32];
 
@@ -44,7 +53,7 @@ fn token(user: &[u8], key: &MarkerKey) -> String {
     // HMAC takes keys of any length.
     let mac = Hmac::<Sha256>::new_from_slice(key).map(|mac| mac.chain_update(user).finalize());
     let mac = mac.map(|mac| URL_SAFE_NO_PAD.encode(mac.into_bytes())).unwrap_or_default();
-    format!("npm-token-inject-{mac}")
+    format!("{PREFIX}{mac}")
 }
 
 #[cfg(test)]
@@ -67,6 +76,10 @@ mod tests {
     fn a_marker_is_no_token_that_a_client_may_keep() {
         let marker = Marker::of(b"akadmin", &[1; 32], NOW).token;
         assert!(!is_live_npm_token(format!("Bearer {marker}").as_bytes(), NOW));
+        assert!(is_marker(format!("Bearer {marker}").as_bytes()));
+        for other in ["", "Bearer ", "Bearer eyJ", &marker, "Basic npm-token-inject-"] {
+            assert!(!is_marker(other.as_bytes()), "{other}");
+        }
     }
 
     #[test]

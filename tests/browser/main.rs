@@ -5,6 +5,7 @@
 mod chromium;
 mod opening;
 mod other_sites;
+mod passwords;
 mod sessions;
 mod sign_in_as;
 
@@ -13,7 +14,7 @@ use std::time::Duration;
 
 use serde_json::{json, Value};
 use testbed::nginx::Builder;
-use testbed::{npm_proxy_host, Nginx, Npm, Outpost, Tls, Visitor};
+use testbed::{npm_proxy_host, Nginx, Npm, Outpost, Release, Tls, Visitor};
 
 use chromium::{Browser, Tab};
 
@@ -70,7 +71,15 @@ impl World {
     }
 
     fn with(scheme: Scheme, change: impl FnOnce(Builder, &Npm) -> Builder) -> Self {
-        let npm = Npm::builder().login_time(Duration::ZERO).start();
+        Self::like(Release::V2_15, scheme, change)
+    }
+
+    fn like(
+        release: Release,
+        scheme: Scheme,
+        change: impl FnOnce(Builder, &Npm) -> Builder,
+    ) -> Self {
+        let npm = Npm::builder().release(release).login_time(Duration::ZERO).start();
         let outpost = Outpost::start();
         let host = npm_proxy_host(&outpost, &npm)
             .accounts(&accounts(&npm).to_string())

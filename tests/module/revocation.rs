@@ -3,9 +3,11 @@
 use std::thread;
 use std::time::{Duration, Instant};
 
+use base64::engine::general_purpose::STANDARD;
+use base64::Engine;
 use serde_json::{json, Value};
 use testbed::nginx::Builder;
-use testbed::{eventually, Client, Nginx, Npm, Reply, Request, Response, Server};
+use testbed::{eventually, Client, Nginx, Npm, Release, Reply, Request, Response, Server};
 
 use crate::site::*;
 
@@ -138,6 +140,188 @@ fn a_password_changed_in_npm_changes_nothing_while_the_token_is_good() {
     let reply = client.get(ME);
     assert_eq!((status(&reply), is_signed_in(&reply), npm.logins()), ("hit", true, 1));
     assert!(nginx.log_lines(NO_LONGER).is_empty());
+}
+
+/// An NPM that answers 401 to a token from before a change of password.
+fn npm_2_16() -> Npm {
+    Npm::builder().release(Release::V2_16).login_time(Duration::ZERO).start()
+}
+
+/// That, and nginx before it, signed in.
+fn signed_in_to_2_16(workers: usize) -> (Npm, Nginx) {
+    let npm = npm_2_16();
+    let nginx = busy_site(&npm, workers).start();
+    assert!(is_signed_in(&nginx.client().get(ME)));
+    (npm, nginx)
+}
+
+/// Sends a request whose token NPM answers 401 to, as it does the UI's call. The UI loads its page
+/// anew then, which may go to any worker.
+fn refuse(nginx: &Nginx) {
+    let refused = nginx.client().get(ME);
+    assert_eq!((status(&refused), refused.status), ("hit", 401), "{refused:?}");
+}
+
+#[test]
+fn after_a_changed_password_the_next_request_gets_no_token_that_npm_refuses() {
+    let (npm, nginx) = signed_in_to_2_16(4);
+    let clients = clients_by_worker(&nginx, 1);
+    npm.set_secret(ADMIN, "another-secret");
+    refuse(&nginx);
+    for clients in clients.values() {
+        assert_eq!(status(&clients[0].get("/")), "error");
+    }
+    assert_is_signed_out(&npm, &nginx);
+
+    // The new one is in the accounts file.
+    nginx.write_accounts(&accounts(&npm).to_string());
+    nginx.reload();
+    assert!(is_signed_in(&nginx.client().get(ME)));
+    assert_eq!(npm.logins(), 3);
+}
+
+#[test]
+fn after_a_changed_password_that_the_accounts_file_has_already_nobody_is_refused() {
+    let (npm, nginx) = signed_in_to_2_16(2);
+    npm.set_secret(ADMIN, "another-secret");
+    nginx.write_accounts(&accounts(&npm).to_string());
+    nginx.reload();
+    let reply = nginx.client().get(ME);
+    assert_eq!((status(&reply), is_signed_in(&reply)), ("miss", true), "{reply:?}");
+    assert!(checks(&npm).is_empty());
+}
+
+#[test]
+fn after_a_changed_password_that_is_the_old_one_again_the_next_request_is_signed_in() {
+    let (npm, nginx) = signed_in_to_2_16(4);
+    let clients = clients_by_worker(&nginx, 1);
+    npm.set_secret(ADMIN, &npm.secret(ADMIN));
+    refuse(&nginx);
+    for clients in clients.values() {
+        assert!(is_signed_in(&clients[0].get(ME)));
+    }
+    assert_signs_in_anew(&npm, &nginx);
+}
+
+#[test]
+fn a_refused_token_is_checked_though_another_error_was_a_moment_before() {
+    let (npm, nginx) = signed_in_to_2_16(2);
+    let client = nginx.client();
+    assert_eq!(client.get("/api/nosuch").status, 404);
+    eventually(SOON, "a check", || checks(&npm).len() == 1);
+    eventually(SOON, "its end", || status(&client.get("/")) == "hit");
+    npm.set_secret(ADMIN, &npm.secret(ADMIN));
+    refuse(&nginx);
+    assert!(is_signed_in(&client.get(ME)));
+    assert_eq!((checks(&npm).len(), npm.logins()), (2, 2));
+}
+
+#[test]
+fn credentials_that_authentik_hands_over_may_change_with_the_password() {
+    let npm = npm_2_16();
+    let directive = "npm_token_inject accounts.json user=$user trust_headers=on";
+    let location =
+        format!("{directive} credentials=$http_x_credentials; proxy_pass {};", npm.url());
+    let nginx = site(&npm).location("/api/", &location).start();
+    let client = nginx.client();
+    let me = |secret: &str| {
+        let pair = STANDARD.encode(format!("{BOB}:{secret}"));
+        client.request("GET", ME).header("X-Credentials", &format!("Basic {pair}")).send()
+    };
+    assert_eq!(email(&me("bob-secret")), BOB);
+    npm.set_secret(BOB, "another-secret");
+    assert_eq!(me("bob-secret").status, 401);
+    assert_eq!(status(&me("bob-secret")), "error");
+    assert_eq!(email(&me("another-secret")), BOB);
+}
+
+#[test]
+fn what_a_user_may_not_do_costs_one_check_and_signs_nobody_out() {
+    for (release, code) in [(Release::V2_15, 404), (Release::V2_16, 403)] {
+        let npm = Npm::builder().release(release).login_time(Duration::ZERO).start();
+        let guest = "guest@example.com";
+        let accounts = json!({"api": npm.url(), "accounts": [
+            {"user": "*", "identity": guest, "secret": npm.secret(guest)},
+        ]});
+        let nginx = busy_site(&npm, 2).accounts(&accounts.to_string()).start();
+        let client = nginx.client();
+        assert_eq!(email(&client.get(ME)), guest);
+        let begun = Instant::now();
+        for _ in 0..50 {
+            let denied = client.get("/api/users");
+            assert_eq!((denied.status, status(&denied)), (code, "hit"));
+            let reply = client.get(ME);
+            assert_eq!((status(&reply), email(&reply).as_str()), ("hit", guest));
+        }
+        eventually(SOON, "a check", || !checks(&npm).is_empty());
+        let most = 1 + (begun.elapsed().as_secs() / CHECK_INTERVAL.as_secs()) as usize;
+        assert!(checks(&npm).len() <= most, "{} checks", checks(&npm).len());
+        assert_eq!(npm.logins(), 1);
+        assert!(nginx.log_lines(NO_LONGER).is_empty());
+    }
+}
+
+#[test]
+fn an_npm_that_refuses_every_token_is_not_asked_for_one_after_the_other() {
+    let issued = Npm::start().issue_token(ADMIN, Duration::from_secs(3600));
+    let answer = json!({"token": issued, "expires": "2099-01-01T00:00:00.000Z"});
+    let elsewhere =
+        crate::Elsewhere::answering(move |request| match (&*request.method, &*request.path) {
+            ("POST", "/api/tokens") => Response::json(200, &answer),
+            _ => answer_of(401),
+        });
+    let location = format!(
+        "npm_token_inject accounts.json user=$user trust_headers=on; proxy_pass {};",
+        elsewhere.url()
+    );
+    let nginx = site(&quick_npm())
+        .accounts(&accounts_at(&elsewhere.url(), "secret").to_string())
+        .location("/api/", &location)
+        .start();
+    let client = nginx.client();
+    let statuses: Vec<String> = (0..3).map(|_| status(&client.get("/api/x")).to_owned()).collect();
+    assert_eq!(statuses, ["miss", "miss", "error"]);
+    let logins = elsewhere.requests().iter().filter(|r| r.path == "/api/tokens").count();
+    assert_eq!(logins, 2);
+    nginx.wait_for_log("NPM at", SOON);
+    let lines = nginx.log_lines(FAILED);
+    assert!(lines.len() == 1 && lines[0].contains("does not take the token"), "{lines:?}");
+}
+
+#[test]
+fn the_ui_that_holds_a_marker_is_told_when_there_is_no_token() {
+    for release in Release::ALL {
+        let npm = Npm::builder().release(release).login_time(Duration::ZERO).start();
+        let directive = "npm_token_inject accounts.json user=$user trust_headers=on browser=off";
+        let off = format!("{directive}; proxy_pass {}/api/;", npm.url());
+        let nginx = busy_site(&npm, 2).location("/api/off/", &off).start();
+        let client = nginx.client();
+        let ask = |method: &str, path: &str, authorization: Option<&str>| {
+            let request = client.request(method, path);
+            let request = authorization.iter().fold(request, |r, a| r.header("Authorization", a));
+            request.send()
+        };
+        let marker = Some("Bearer npm-token-inject-x");
+        assert!(is_signed_in(&ask("GET", ME, marker)));
+        npm.disable(ADMIN);
+        eventually(SOON, "no token", || status(&ask("GET", ME, None)) == "error");
+
+        for (method, path) in
+            [("GET", ME), ("GET", "/api/tokens"), ("GET", "/api/users"), ("POST", "/api/users")]
+        {
+            let own = ask(method, path, None);
+            assert!(matches!(own.status, 400..=404 | 500) && own.status != 401, "{own:?}");
+            let told = ask(method, path, marker);
+            assert_eq!((told.status, status(&told)), (401, "error"), "{method} {path}");
+            assert_eq!(told.body, own.body);
+        }
+        // Who signs in by hand is told what NPM says, and so is whoever else asks.
+        for other in [None, Some("Bearer null"), Some("Basic x")] {
+            assert_ne!(ask("GET", "/api/users", other).status, 401);
+            assert_eq!(ask("POST", "/api/tokens", other).status, 400);
+        }
+        assert_ne!(ask("GET", "/api/off/users", marker).status, 401);
+    }
 }
 
 #[test]

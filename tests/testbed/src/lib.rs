@@ -30,7 +30,7 @@ pub mod wait;
 pub use client::{Client, Reply};
 pub use headers::Headers;
 pub use nginx::{ConfigTest, Nginx};
-pub use npm::{Fault, Npm};
+pub use npm::{Fault, Npm, Release};
 pub use outpost::{Outpost, Session, Visitor};
 pub use proxy_host::{npm_proxy_host, proxy_host, AccessList};
 pub use server::{Request, Response, Server};

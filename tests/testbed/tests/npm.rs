@@ -7,7 +7,7 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use base64::Engine;
 use serde_json::{json, Value};
 use testbed::npm::{totp, TOTP_SECRET};
-use testbed::{Client, Fault, Npm, Reply, Tls};
+use testbed::{Client, Fault, Npm, Release, Reply, Tls};
 
 const DAY: Duration = Duration::from_secs(86_400);
 
@@ -145,6 +145,37 @@ fn a_bad_token_is_never_401() {
 
     let twice = client.request("GET", "/api/users/me").bearer(&good).bearer(&good).send();
     assert_eq!((twice.status, twice.header("Content-Type")), (400, Some("text/html")));
+}
+
+#[test]
+fn from_2_16_on_a_denied_request_is_403_and_a_changed_password_ends_tokens() {
+    let npm = Npm::builder().release(Release::V2_16).login_time(Duration::ZERO).start();
+    let client = Client::new(&npm.url());
+    assert_eq!(client.get("/api/").json()["version"]["minor"], 16);
+    let guest = npm.issue_token("guest@example.com", DAY);
+    let bob = npm.issue_token("bob@example.com", DAY);
+    let get = |path: &str, token: &str| client.request("GET", path).bearer(token).send().status;
+    assert_eq!(get("/api/users", &guest), 403);
+    assert_eq!(get("/api/nosuch", &guest), 404);
+    assert_eq!(client.get("/api/nginx/proxy-hosts").status, 403);
+
+    let change = json!({"type": "password", "current": "guest-secret", "secret": "another"});
+    let request = client.request("PUT", "/api/users/me/auth").bearer(&guest);
+    assert_eq!(request.json(&change).send().text(), "true");
+    for path in ["/api/users/me", "/api/tokens", "/api/nginx/proxy-hosts", "/api/users/3"] {
+        assert_eq!(get(path, &guest), 401, "{path}");
+    }
+    assert_eq!(get("/api/users/me", &bob), 200);
+    let anew = log_in(&client, "guest@example.com", "another").json();
+    assert_eq!(get("/api/users/me", anew["token"].as_str().expect("a token")), 200);
+
+    let script = |npm: &Npm| {
+        let page = Client::new(&npm.url()).get("/").text();
+        let path = page.split('"').find(|part| part.starts_with("/assets/")).expect("a script");
+        Client::new(&npm.url()).get(path).text()
+    };
+    assert!(script(&npm).contains("const leavesLoginPath = true;"));
+    assert!(script(&quick()).contains("const leavesLoginPath = false;"));
 }
 
 #[test]

@@ -10,7 +10,7 @@ use super::page;
 use super::token::{Claims, Lifetime, Refusal};
 use super::totp::totp;
 use super::user::User;
-use super::{front_headers, State};
+use super::{front_headers, Release, State};
 use crate::clock;
 use crate::server::{form_fields, lock, Answer, Request, Response};
 use crate::wait::Stop;
@@ -42,7 +42,7 @@ pub(super) fn answer(state: &Mutex<State>, request: &Request, stop: &Arc<Stop>) 
     } else if request.path.starts_with("/echo") {
         echo(request)
     } else {
-        page::answer(request)
+        page::answer(request, lock(state).release)
     };
     let mut headers = front_headers(state);
     response.headers.iter().for_each(|(name, value)| headers.push(name, value));
@@ -72,7 +72,10 @@ fn route(state: &Mutex<State>, request: &Request, path: &str, stop: &Stop) -> Re
         }
         ("GET", [""]) => Ok(Response::json(
             200,
-            r#"{"status":"OK","setup":true,"version":{"major":2,"minor":15,"revision":1}}"#,
+            format!(
+                r#"{{"status":"OK","setup":true,"version":{}}}"#,
+                lock(state).release.version()
+            ),
         )),
         ("GET", ["version", "check"]) => {
             Ok(Response::json(200, r#"{"current":null,"latest":null,"update_available":false}"#))
@@ -87,8 +90,9 @@ fn route(state: &Mutex<State>, request: &Request, path: &str, stop: &Stop) -> Re
             }
             let mut state = lock(state);
             let claims = state.claims(request)?;
+            let release = state.release;
             let user = claims.as_ref().and_then(|claims| state.signed_in(claims));
-            Call { path, method, request, body, claims, user }.answer(&mut state, &parts)
+            Call { path, method, request, body, release, claims, user }.answer(&mut state, &parts)
         }
         _ => Err(not_found(path)),
     }
@@ -100,6 +104,7 @@ struct Call<'a> {
     method: &'a str,
     request: &'a Request,
     body: Option<Map<String, Value>>,
+    release: Release,
     claims: Option<Claims>,
     user: Option<User>,
 }
@@ -147,12 +152,12 @@ impl Call<'_> {
         self.user.as_ref().is_some_and(|user| user.id == id)
     }
 
-    /// What is not permitted is not found.
+    /// What is not permitted is not found, before 2.16.
     fn permitted(&self, is: bool) -> Result<()> {
-        if is {
-            Ok(())
-        } else {
-            Err(not_found(self.path))
+        match self.release {
+            _ if is => Ok(()),
+            Release::V2_15 => Err(not_found(self.path)),
+            Release::V2_16 => Err(error(403, "Permission Denied")),
         }
     }
 
@@ -178,7 +183,9 @@ impl Call<'_> {
             Some(name) => Lifetime::parse(&name)
                 .ok_or_else(|| error(400, &format!("Invalid expiry time: {name}")))?,
         };
-        let (token, expires) = state.issue(claims.user, &claims.scope, &lifetime);
+        // Also of a user who is no longer there: NPM does not look.
+        let user = state.users.of_any_id(claims.user).cloned().ok_or_else(internal_error)?;
+        let (token, expires) = state.issue(&user, &claims.scope, &lifetime);
         Ok(token_answer(&token, &expires))
     }
 
@@ -245,7 +252,7 @@ impl Call<'_> {
                 Some(_) => {}
             }
         }
-        user.secret = fields.text("secret")?.unwrap_or_default();
+        user.change_secret(&fields.text("secret")?.unwrap_or_default());
         Ok(Response::json(200, "true"))
     }
 
@@ -254,9 +261,9 @@ impl Call<'_> {
         // What is no number is oneself.
         let own = self.user.as_ref().map_or(0, |user| user.id);
         let user = self.user_of(state, id.parse().unwrap_or(own))?;
-        let (id, shown) = (user.id, user.shown(None));
+        let (user, shown) = (user.clone(), user.shown(None));
         let day = state.day();
-        let (token, expires) = state.issue(id, "user", &day);
+        let (token, expires) = state.issue(&user, "user", &day);
         Ok(Response::json(200, json!({"token": token, "expires": expires, "user": shown})))
     }
 }
@@ -285,12 +292,12 @@ pub(super) fn login(state: &Mutex<State>, request: &Request, stop: &Stop) -> Res
     let mut state = lock(state);
     if user.totp_secret.is_some() {
         let five_minutes = Lifetime::parse("5m").unwrap_or_else(|| state.day());
-        let (token, _) = state.issue(user.id, "2fa-challenge", &five_minutes);
+        let (token, _) = state.issue(&user, "2fa-challenge", &five_minutes);
         let challenge = format!(r#"{{"requires_2fa":true,"challenge_token":"{token}"}}"#);
         return Ok(Response::json(200, challenge));
     }
     let day = state.day();
-    let (token, expires) = state.issue(user.id, "user", &day);
+    let (token, expires) = state.issue(&user, "user", &day);
     Ok(token_answer(&token, &expires))
 }
 
@@ -310,15 +317,16 @@ fn second_factor(state: &Mutex<State>, request: &Request) -> Result {
     if claims.scope != "2fa-challenge" {
         return Err(error(400, "Invalid challenge token"));
     }
-    let secret = state.users.of_id(claims.user).and_then(|user| user.totp_secret.clone());
+    let user = state.users.of_id(claims.user).cloned();
+    let user = user.ok_or_else(|| error(400, "Invalid challenge token"))?;
     let seconds = u64::try_from(now.div_euclid(1000)).unwrap_or_default();
-    if secret.is_none_or(|secret| totp(&secret, seconds) != code) {
+    if user.totp_secret.as_ref().is_none_or(|secret| totp(secret, seconds) != code) {
         return Err(error_of(
             json!({"code": 400, "message": "Invalid verification code", "message_i18n": "error.invalid-2fa"}),
         ));
     }
     let day = state.day();
-    let (token, expires) = state.issue(claims.user, "user", &day);
+    let (token, expires) = state.issue(&user, "user", &day);
     Ok(token_answer(&token, &expires))
 }
 
@@ -333,7 +341,7 @@ impl State {
         if token == "null" {
             return Err(error(400, "Empty token"));
         }
-        self.tokens.verify(token, self.now()).cloned().map(Some).map_err(|refusal| match refusal {
+        let claims = self.tokens.verify(token, self.now()).map_err(|refusal| match refusal {
             Refusal::Unknown => internal_error(),
             Refusal::Expired(since) => error_of(json!({
                 "code": 400, "message": "Token has expired", "message_i18n": {
@@ -341,7 +349,13 @@ impl State {
                     "expiredAt": clock::iso8601(since * 1000),
                 },
             })),
-        })
+        })?;
+        let user = self.users.of_any_id(claims.user);
+        if self.release == Release::V2_16 && user.is_some_and(|user| user.changes > claims.changes)
+        {
+            return Err(error(401, "The password has been changed"));
+        }
+        Ok(Some(claims.clone()))
     }
 
     /// The live user whose token it is. A challenge's token signs nobody in.

@@ -1,6 +1,7 @@
 //! A small Nginx Proxy Manager, as seen on port 81: its API and a page for its web UI.
 //!
-//! It answers as 2.15.1 does, with its odd status codes and its time for a login.
+//! It answers as 2.15.1 does, with its odd status codes and its time for a login, or as 2.16 is
+//! told to, see [`Release`].
 
 mod api;
 mod fault;
@@ -30,6 +31,29 @@ const TOKEN_LIFETIME: Duration = Duration::from_secs(24 * 60 * 60);
 /// The base32 secret of the default user with 2FA, `totp@example.com`.
 pub const TOTP_SECRET: &str = "JBSWY3DPEHPK3PXPJBSWY3DPEHPK3PXP";
 
+/// Which NPM the small one is like.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Release {
+    /// 2.15 and older: a request that is not permitted is answered with 404, and none with 401.
+    V2_15,
+    /// By its release notes: 403 for what is not permitted, and 401 for a token that was issued
+    /// before its user's password was changed. Its UI leaves `/login` when somebody is signed in.
+    V2_16,
+}
+
+impl Release {
+    /// Each of them.
+    pub const ALL: [Self; 2] = [Self::V2_15, Self::V2_16];
+
+    /// As the API names it.
+    fn version(self) -> &'static str {
+        match self {
+            Self::V2_15 => r#"{"major":2,"minor":15,"revision":1}"#,
+            Self::V2_16 => r#"{"major":2,"minor":16,"revision":0}"#,
+        }
+    }
+}
+
 /// A running NPM.
 ///
 /// Unless told otherwise its users are, from id 1 on, the administrators `admin@example.com` (secret
@@ -42,6 +66,7 @@ pub struct Npm {
 
 /// What NPM knows.
 struct State {
+    release: Release,
     users: Users,
     tokens: Tokens,
     requests: Vec<Request>,
@@ -61,7 +86,7 @@ impl State {
     }
 
     /// A token as a login gives it, with the date of its end.
-    fn issue(&mut self, user: u64, scope: &str, lifetime: &Lifetime) -> (String, String) {
+    fn issue(&mut self, user: &User, scope: &str, lifetime: &Lifetime) -> (String, String) {
         let now = self.now();
         (self.tokens.issue(user, scope, lifetime, now), clock::iso8601(lifetime.end(now)))
     }
@@ -82,6 +107,7 @@ impl Npm {
         Builder {
             port: None,
             tls: None,
+            release: Release::V2_15,
             users: Users::default(),
             login_time: LOGIN_TIME,
             token_lifetime: TOKEN_LIFETIME,
@@ -149,9 +175,9 @@ impl Npm {
         self.with_user(identity, |user| user.secret.clone())
     }
 
-    /// Changes a user's secret. Tokens stay valid.
+    /// Changes a user's secret. Tokens stay valid, but for [`Release::V2_16`].
     pub fn set_secret(&self, identity: &str, secret: &str) {
-        self.with_user(identity, |user| secret.clone_into(&mut user.secret));
+        self.with_user(identity, |user| user.change_secret(secret));
     }
 
     /// Disables a user.
@@ -201,12 +227,12 @@ impl Npm {
     }
 
     fn mint(&self, identity: &str, lifetime: Option<Lifetime>, age: i64) -> String {
-        let id = self.with_user(identity, |user| user.id);
+        let user = self.with_user(identity, |user| user.clone());
         let mut state = lock(&self.state);
         let issued = state.now() + age;
         match lifetime {
-            Some(lifetime) => state.tokens.issue(id, "user", &lifetime, issued),
-            None => state.tokens.issue_endless(id, "user", issued),
+            Some(lifetime) => state.tokens.issue(&user, "user", &lifetime, issued),
+            None => state.tokens.issue_endless(&user, "user", issued),
         }
     }
 
@@ -221,6 +247,7 @@ impl Npm {
 pub struct Builder {
     port: Option<u16>,
     tls: Option<Arc<Tls>>,
+    release: Release,
     users: Users,
     login_time: Duration,
     token_lifetime: Duration,
@@ -238,6 +265,13 @@ impl Builder {
     #[must_use]
     pub fn tls(mut self, tls: &Arc<Tls>) -> Self {
         self.tls = Some(tls.clone());
+        self
+    }
+
+    /// Which NPM it is like; [`Release::V2_15`] by default.
+    #[must_use]
+    pub fn release(mut self, release: Release) -> Self {
+        self.release = release;
         self
     }
 
@@ -291,6 +325,7 @@ impl Builder {
                 .start();
         }
         let state = Arc::new(Mutex::new(State {
+            release: self.release,
             users: self.users,
             tokens: Tokens::default(),
             requests: Vec::new(),

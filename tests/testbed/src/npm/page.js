@@ -4,6 +4,9 @@ const KEY = "authentications";
 const MARGIN = 60 * 1000;
 const REFRESH_INTERVAL = 5 * 60 * 1000;
 
+/** Whether a visit to /login by who is signed in goes to the dashboard, as from 2.16 on. */
+const leavesLoginPath = false;
+
 const read = () => {
   try {
     return JSON.parse(localStorage.getItem(KEY)) ?? [];
@@ -64,6 +67,12 @@ const logIn = async (form) => {
   show();
 };
 
+/** The form behind the user's own menu. */
+const changePassword = async (form) => {
+  await api("PUT", "users/me/auth", { type: "password", ...Object.fromEntries(new FormData(form)) });
+  await api("GET", "users/me");
+};
+
 const root = document.getElementById("root");
 
 /** What was shown since the page was loaded. */
@@ -81,8 +90,15 @@ const show = async () => {
     return;
   }
   shown.push("dashboard");
-  root.innerHTML = `<p id="user"></p><button id="logout">Logout</button><ul></ul><p id="error"></p>`;
+  if (leavesLoginPath && location.pathname === "/login") history.replaceState(null, "", "/");
+  root.innerHTML = `<p id="user"></p><button id="logout">Logout</button><ul></ul><p id="error"></p>
+    <form id="password"><input name="current" type="password"><input name="secret" type="password">
+    <button>Change Password</button></form>`;
   root.querySelector("#logout").onclick = logOut;
+  root.querySelector("#password").onsubmit = (event) => {
+    event.preventDefault();
+    changePassword(event.target).catch(complain);
+  };
   const me = await api("GET", "users/me?expand=permissions");
   const users = me.roles.includes("admin") ? await api("GET", "users") : [];
   for (const user of users) {

@@ -1,16 +1,19 @@
 //! The page of NPM's web UI, as its nginx serves it. At `/old`, that of 2.12.
 
+use super::Release;
 use crate::server::{Request, Response};
 
 const PAGE: &str = include_str!("page.html");
 const SCRIPT: &str = include_str!("page.js");
 const OLD_PAGE: &str = include_str!("page.old.html");
 const OLD_SCRIPT: &str = include_str!("page.old.js");
+/// What 2.16 has otherwise than releases before it.
+const LEAVES_LOGIN_PATH: &str = "const leavesLoginPath = false;";
 const MODIFIED: &str = "Tue, 24 Nov 2026 06:07:17 GMT";
 const ETAG: &str = "\"6b052a95-5ca\"";
 
 /// What stands in the file that `request` asks for: the page, for every path that names no other.
-pub(super) fn answer(request: &Request) -> Response {
+pub(super) fn answer(request: &Request, release: Release) -> Response {
     if request.method != "GET" && request.method != "HEAD" {
         return error(405, "Not Allowed");
     }
@@ -20,10 +23,10 @@ pub(super) fn answer(request: &Request) -> Response {
     if request.path.starts_with("/assets/") {
         let script = Response::new(200).header("Content-Type", "application/javascript");
         let is_old = request.path.starts_with("/assets/old-");
-        return script.header("ETag", "\"6b052a95-1\"").body(if is_old {
-            OLD_SCRIPT
-        } else {
-            SCRIPT
+        return script.header("ETag", "\"6b052a95-1\"").body(match release {
+            _ if is_old => OLD_SCRIPT.to_owned(),
+            Release::V2_15 => SCRIPT.to_owned(),
+            Release::V2_16 => SCRIPT.replace(LEAVES_LOGIN_PATH, "const leavesLoginPath = true;"),
         });
     }
     if request.path == "/old" {

@@ -6,6 +6,7 @@ use std::time::Duration;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
 use base64::Engine;
 
+use super::user::User;
 use crate::random;
 
 /// The bytes of an RS256 signature.
@@ -51,9 +52,18 @@ impl Lifetime {
 #[derive(Clone)]
 pub(super) struct Claims {
     pub user: u64,
+    /// How often the user's secret had been changed when the token was issued. (The real one says
+    /// when it was issued; this tells what happened before it also within one second.)
+    pub changes: u32,
     pub scope: String,
     /// In seconds since 1970.
     pub expires: Option<i64>,
+}
+
+impl Claims {
+    fn new(user: &User, scope: &str, expires: Option<i64>) -> Self {
+        Self { user: user.id, changes: user.changes, scope: scope.to_owned(), expires }
+    }
 }
 
 /// Why a token is refused.
@@ -69,17 +79,16 @@ pub(super) struct Tokens(HashMap<String, Claims>);
 
 impl Tokens {
     /// Issues a token at `now`, in milliseconds since 1970.
-    pub fn issue(&mut self, user: u64, scope: &str, lifetime: &Lifetime, now: i64) -> String {
+    pub fn issue(&mut self, user: &User, scope: &str, lifetime: &Lifetime, now: i64) -> String {
         let issued = now.div_euclid(1000);
         let seconds = i64::try_from(lifetime.duration.as_secs()).unwrap_or(i64::MAX);
         let expires = Some(issued.saturating_add(seconds));
-        self.sign(Claims { user, scope: scope.to_owned(), expires }, &lifetime.name, issued)
+        self.sign(Claims::new(user, scope, expires), &lifetime.name, issued)
     }
 
     /// Issues a token without `exp`.
-    pub fn issue_endless(&mut self, user: u64, scope: &str, now: i64) -> String {
-        let claims = Claims { user, scope: scope.to_owned(), expires: None };
-        self.sign(claims, "1d", now.div_euclid(1000))
+    pub fn issue_endless(&mut self, user: &User, scope: &str, now: i64) -> String {
+        self.sign(Claims::new(user, scope, None), "1d", now.div_euclid(1000))
     }
 
     fn sign(&mut self, claims: Claims, lifetime: &str, issued: i64) -> String {

@@ -22,6 +22,9 @@ pub(super) struct User {
     /// Empty where there is none: a new user cannot log in.
     #[serde(skip)]
     pub secret: String,
+    /// How often the secret was changed.
+    #[serde(skip)]
+    pub changes: u32,
     #[serde(skip)]
     pub totp_secret: Option<String>,
 }
@@ -29,6 +32,12 @@ pub(super) struct User {
 impl User {
     pub fn is_administrator(&self) -> bool {
         self.roles.iter().any(|role| role == "admin")
+    }
+
+    /// Gives the user another secret.
+    pub fn change_secret(&mut self, secret: &str) {
+        secret.clone_into(&mut self.secret);
+        self.changes += 1;
     }
 
     /// Neither deleted nor disabled.
@@ -77,6 +86,7 @@ impl Users {
             roles: if administrator { vec!["admin".into()] } else { Vec::new() },
             is_deleted: false,
             secret: secret.to_owned(),
+            changes: 0,
             totp_secret: None,
         });
         &mut self.0[at]
@@ -90,6 +100,11 @@ impl Users {
     /// The user with that id who is not deleted.
     pub fn of_id(&mut self, id: u64) -> Option<&mut User> {
         self.0.iter_mut().find(|user| user.id == id && !user.is_deleted)
+    }
+
+    /// The user with that id, deleted or not.
+    pub fn of_any_id(&self, id: u64) -> Option<&User> {
+        self.0.iter().find(|user| user.id == id)
     }
 
     /// Who is not deleted and has `text` in name or address, by name.
