@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 use testbed::nginx::Builder;
-use testbed::{eventually, free_port, Npm};
+use testbed::{closed_port, eventually, Npm};
 
 use crate::site::*;
 
@@ -60,7 +60,7 @@ fn it_does_so_after_a_reload_without_a_master() {
 #[test]
 fn an_address_that_is_given_goes_before_it() {
     let npm = quick_npm();
-    let nobody = free_port().to_string();
+    let nobody = closed_port().to_string();
     let nginx = site(&npm).admin_port(&nobody).start();
     assert!(is_signed_in(&nginx.client().get(ME)));
 

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::json;
 use testbed::nginx::Builder;
-use testbed::{eventually, free_port, Fault, Nginx, Npm, Reply};
+use testbed::{closed_port, eventually, Fault, Nginx, Npm, Reply};
 
 use crate::site::*;
 
@@ -231,10 +231,9 @@ fn pauses_between_logins_grow_whichever_worker_is_asked() {
         npm.requests_to("/api/tokens").iter().map(|r| r.received_at).collect();
     let pauses: Vec<Duration> = times.windows(2).map(|pair| pair[1] - pair[0]).collect();
     for (pause, expected) in pauses.iter().zip([1, 2, 4]) {
-        // nginx looks at its clock once in a turn of its event loop.
-        let shortest = Duration::from_secs(expected) - Duration::from_millis(100);
-        let is_right = (shortest..shortest + AT_ONCE).contains(pause);
-        assert!(is_right, "{pauses:?}");
+        // nginx looks at its clock once in a turn of its event loop. Its own words on how long a
+        // pause is follow below: here, a busy machine may take longer.
+        assert!(*pause > Duration::from_secs(expected) - Duration::from_millis(100), "{pauses:?}");
     }
     eventually(SOON, "a line for each", || nginx.log_lines(FAILED).len() == 4);
     for (line, pause) in nginx.log_lines(FAILED).iter().zip([1, 2, 4, 8]) {
@@ -348,7 +347,7 @@ fn a_token_that_ends_while_npm_is_down_is_not_sent() {
 #[test]
 fn nothing_listens_is_told_as_such() {
     let npm = quick_npm();
-    let accounts = accounts_at(&format!("http://127.0.0.1:{}", free_port()), "secret");
+    let accounts = accounts_at(&format!("http://127.0.0.1:{}", closed_port()), "secret");
     let nginx = site(&npm).accounts(&accounts.to_string()).start();
     assert_fails(&nginx, &npm, "Connection refused", CHECK_NPM, "1 s");
 }

@@ -228,7 +228,7 @@ fn a_name_server_that_never_answers_is_given_up() {
     }
     // Threads that still wait for the name server hold up neither an exit nor anything else.
     let (status, time) = timed(|| nginx.quit());
-    assert!(status.success() && time < Duration::from_secs(5), "{status} after {time:?}");
+    assert!(status.success() && time < SOON, "{status} after {time:?}");
 }
 
 #[test]

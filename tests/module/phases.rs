@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use serde_json::{json, Value};
 use testbed::nginx::Builder;
-use testbed::{eventually, free_port, Client, Fault, Nginx, Npm, Reply, Request, Response};
+use testbed::{closed_port, eventually, Client, Fault, Nginx, Npm, Reply, Request, Response};
 
 use crate::http2::{Connection, Stream};
 use crate::{status, Elsewhere, World, ASKED, SHOWN};
@@ -288,10 +288,13 @@ impl Redirections {
                 "error-page" => format!("error_page 404 = /to/;\n{pass}"),
                 "error-page-named" => format!("error_page 404 = @to;\n{pass}"),
                 "down" => {
-                    format!("error_page 502 = /to/;\nproxy_pass http://127.0.0.1:{};", free_port())
+                    format!(
+                        "error_page 502 = /to/;\nproxy_pass http://127.0.0.1:{};",
+                        closed_port()
+                    )
                 }
                 "down-named" => {
-                    format!("error_page 502 = @to;\nproxy_pass http://127.0.0.1:{};", free_port())
+                    format!("error_page 502 = @to;\nproxy_pass http://127.0.0.1:{};", closed_port())
                 }
                 "try-files" => "root nowhere;\ntry_files /nosuch /to/;".to_owned(),
                 "try-files-named" => "root nowhere;\ntry_files /nosuch @to;".to_owned(),

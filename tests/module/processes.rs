@@ -122,7 +122,7 @@ fn a_graceful_stop_does_not_wait_for_an_idle_login_thread() {
     let mut nginx = site(&npm).start();
     assert!(is_signed_in(&nginx.client().get(ME)));
     let (status, time) = timed(|| nginx.quit());
-    assert!(status.success() && time < Duration::from_secs(5), "{status} after {time:?}");
+    assert!(status.success() && time < SOON, "{status} after {time:?}");
     assert_no_alert(&nginx);
 }
 
@@ -135,7 +135,7 @@ fn a_graceful_stop_does_not_wait_for_a_login_that_nobody_waits_for() {
     drop(send_waiting(&nginx));
     wait_until_under_way(&nginx, 0);
     let (status, time) = timed(|| nginx.quit());
-    assert!(status.success() && time < Duration::from_secs(5), "{status} after {time:?}");
+    assert!(status.success() && time < SOON, "{status} after {time:?}");
     assert_no_alert(&nginx);
 }
 
@@ -147,7 +147,7 @@ fn worker_shutdown_timeout_ends_the_wait_for_a_login() {
     let mut nginx = site(&npm).accounts(&accounts).main("worker_shutdown_timeout 300ms;").start();
     let waiting = send_waiting(&nginx);
     let (status, time) = timed(|| nginx.quit());
-    assert!(status.success() && time < Duration::from_secs(5), "{status} after {time:?}");
+    assert!(status.success() && time < SOON, "{status} after {time:?}");
     assert_no_alert(&nginx);
     drop(waiting);
 }
@@ -161,7 +161,7 @@ fn a_fast_stop_does_not_wait_for_npm() {
         let mut nginx = if single_process { nginx.single_process() } else { nginx }.start();
         let waiting = send_waiting(&nginx);
         let (status, time) = timed(|| nginx.terminate());
-        assert!(status.success() && time < Duration::from_secs(2), "{status} after {time:?}");
+        assert!(status.success() && time < SOON, "{status} after {time:?}");
         assert_no_alert(&nginx);
         drop(waiting);
     }

@@ -146,10 +146,11 @@ fn one_worker_renews_for_all_and_no_request_waits_for_a_slow_renewal() {
 fn reloads_take_no_renewal_along() {
     const USERS: usize = 5;
     let npm = npm_with_users(USERS);
+    npm.set_token_lifetime(LONG_DAY);
     let nginx = site_with_users(&npm, USERS).workers(2).start();
     assert_nobody_waits(&nginx, USERS, || {
         let begun = Instant::now();
-        while begun.elapsed() < Duration::from_secs(10) {
+        while begun.elapsed() < LONG_DAY {
             nginx.reload();
             thread::sleep(Duration::from_millis(300));
         }
@@ -162,12 +163,13 @@ fn reloads_take_no_renewal_along() {
 #[test]
 fn a_renewal_that_npm_refuses_is_followed_by_a_login_that_nobody_waits_for() {
     let npm = npm_with_users(0);
+    npm.set_token_lifetime(LONG_DAY);
     let nginx = busy_site(&npm, 2).start();
     let client = nginx.client();
     assert_eq!(status(&client.get(ME)), "miss");
     npm.replace_keys();
     // No request to the API, whose answer would tell that the token is no longer good.
-    eventually(2 * DAY, "a login", || {
+    eventually(2 * LONG_DAY, "a login", || {
         let reply = client.get("/echo");
         assert_eq!((status(&reply), echoed_authorization(&reply).len()), ("hit", 1));
         nginx.log_lines(SIGNED_IN).len() == 2
@@ -229,6 +231,7 @@ fn try_without_renewal(what: &str, act: fn(&Npm)) {
 #[test]
 fn npm_that_is_back_is_asked_again_by_itself() {
     let (content, npm) = (quick_npm(), npm_with_users(0));
+    npm.set_token_lifetime(LONG_DAY);
     let accounts = with_timeout(accounts(&npm), "2s");
     let nginx = busy_site(&content, 2).accounts(&accounts).start();
     let client = nginx.client();
@@ -236,7 +239,7 @@ fn npm_that_is_back_is_asked_again_by_itself() {
 
     // Before the token has expired: no request notices.
     npm.stop();
-    eventually(2 * DAY, "a renewal that fails", || {
+    eventually(2 * LONG_DAY, "a renewal that fails", || {
         assert_eq!(status(&client.get("/echo")), "hit");
         !nginx.log_lines(FAILED).is_empty()
     });
@@ -246,7 +249,7 @@ fn npm_that_is_back_is_asked_again_by_itself() {
     eventually(SOON, "a token", || status(&client.get("/echo")) != "error");
     let reply = client.get("/echo");
     assert_eq!((status(&reply), echoed_authorization(&reply).len()), ("hit", 1));
-    eventually(2 * DAY, "its renewal", || {
+    eventually(2 * LONG_DAY, "its renewal", || {
         assert_eq!(status(&client.get("/echo")), "hit");
         nginx.log_lines(RENEWED).len() == 1
     });

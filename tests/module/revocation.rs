@@ -384,7 +384,8 @@ fn many_errors_lead_to_one_check_in_ten_seconds() {
     let checks = checks(&npm);
     assert_eq!((checks.len(), npm.logins()), (2, 1));
     let apart = checks[1].received_at - checks[0].received_at;
-    assert!(apart > CHECK_INTERVAL - Duration::from_millis(100), "{apart:?}");
+    // NPM may have received the first later after it was sent than the second.
+    assert!(apart > CHECK_INTERVAL - AT_ONCE, "{apart:?}");
 }
 
 #[test]

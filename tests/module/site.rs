@@ -30,8 +30,9 @@ pub const FAILED: &str = "npm_token_inject: login of";
 /// How long anything may take that takes no time.
 pub const SOON: Duration = Duration::from_secs(10);
 
-/// How long an answer may take that waits for nobody, on a machine that has much to do.
-pub const AT_ONCE: Duration = Duration::from_secs(1);
+/// How long an answer may take that waits for nobody, on a machine that has much to do. What would
+/// wait for NPM, would do so for the five seconds of the default `timeout`.
+pub const AT_ONCE: Duration = Duration::from_secs(3);
 
 /// How long a pause between the requests of one client is.
 const BREATH: Duration = Duration::from_millis(2);

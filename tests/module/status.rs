@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use serde_json::{json, Value};
 use testbed::nginx::Builder;
-use testbed::{eventually, free_port, Client, Fault, Nginx, Npm, Reply};
+use testbed::{closed_port, eventually, Client, Fault, Nginx, Npm, Reply};
 
 use crate::site::*;
 
@@ -32,7 +32,7 @@ fn status_site(npm: &Npm) -> Builder {
 fn site_of_all_kinds(npm: &Npm) -> Builder {
     let admin = npm.secret(ADMIN);
     let guest = npm.secret("guest@example.com");
-    let down = format!("http://127.0.0.1:{}", free_port());
+    let down = format!("http://127.0.0.1:{}", closed_port());
     let there = format!(
         "npm_token_inject down.json user=$user trust_headers=on; proxy_pass {};",
         npm.url()
@@ -317,7 +317,7 @@ fn failures_are_counted_by_their_cause() {
             {"user": "*", "identity": identity, "secret": SECRET}]})
         .to_string()
     };
-    let unreachable = format!("http://127.0.0.1:{}", free_port());
+    let unreachable = format!("http://127.0.0.1:{}", closed_port());
     let hangs = Npm::start();
     hangs.fault(Fault::Hang);
     let garbles = Npm::start();

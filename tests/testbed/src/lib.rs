@@ -36,4 +36,4 @@ pub use proxy_host::{npm_proxy_host, proxy_host, AccessList};
 pub use server::{Request, Response, Server};
 pub use target::Target;
 pub use tls::Tls;
-pub use wait::{eventually, free_port};
+pub use wait::{closed_port, eventually, free_port};

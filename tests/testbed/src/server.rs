@@ -15,7 +15,7 @@ use rustls::{ServerConfig, ServerConnection, StreamOwned};
 
 use crate::headers::Headers;
 use crate::tls::Tls;
-use crate::wait::{happens, Stop};
+use crate::wait::{happens, hold_port, Stop};
 
 /// The most that a request may bring, in bytes.
 const REQUEST_MAX: usize = 64 * 1024 * 1024;
@@ -199,6 +199,8 @@ pub struct Server {
     tls: Option<Arc<ServerConfig>>,
     handler: Arc<dyn Handler>,
     running: Mutex<Option<Running>>,
+    /// The port, kept while the server is stopped.
+    held: Mutex<Option<TcpListener>>,
 }
 
 impl Server {
@@ -215,6 +217,7 @@ impl Server {
             tls: tls.map(Tls::server_config),
             handler: Arc::new(handler),
             running: Mutex::new(None),
+            held: Mutex::new(None),
         };
         server.serve(listener);
         server
@@ -233,8 +236,13 @@ impl Server {
         }
     }
 
-    /// Closes the port and every connection, and waits for their ends.
+    /// Closes the port and every connection, and waits for their ends. Nobody else gets the port.
     pub fn stop(&self) {
+        self.end();
+        *lock(&self.held) = hold_port(self.port).ok();
+    }
+
+    fn end(&self) {
         let running = lock(&self.running).take();
         if let Some(running) = running {
             running.stop();
@@ -247,17 +255,18 @@ impl Server {
     ///
     /// When somebody else has the port.
     pub fn start_again(&self) {
-        let mut listener = None;
+        let mut listener = lock(&self.held).take();
         happens(PORT_TIMEOUT, || {
-            listener = TcpListener::bind(("127.0.0.1", self.port)).ok();
+            listener = listener.take().or_else(|| hold_port(self.port).ok());
             listener.is_some()
         });
         self.serve(listener.unwrap_or_else(|| panic!("port {} is taken", self.port)));
     }
 
     fn serve(&self, listener: TcpListener) {
-        // SAFETY: the descriptor is open, as `listener` owns it. The standard library's 128 are too
-        // few for a thousand requests at once: Linux takes the new number.
+        // SAFETY: the descriptor is open, as `listener` owns it. Where it listens already, with the
+        // standard library's 128, which are too few for a thousand requests at once, Linux takes the
+        // new number.
         unsafe { libc::listen(listener.as_raw_fd(), BACKLOG) };
         let connections = Arc::new(Connections::default());
         let acceptor = Acceptor {
@@ -273,7 +282,7 @@ impl Server {
 
 impl Drop for Server {
     fn drop(&mut self) {
-        self.stop();
+        self.end();
     }
 }
 

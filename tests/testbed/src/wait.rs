@@ -1,7 +1,10 @@
 //! Waiting for what others do.
 
 use std::collections::HashSet;
-use std::net::TcpListener;
+use std::io;
+use std::mem::size_of;
+use std::net::{Ipv4Addr, TcpListener};
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::sync::{Condvar, Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -47,6 +50,49 @@ pub fn free_port() -> u16 {
         if given.insert(port) {
             return port;
         }
+    }
+}
+
+/// A port of 127.0.0.1 that nobody listens on, nor will while this process runs.
+///
+/// # Panics
+///
+/// When there is none.
+pub fn closed_port() -> u16 {
+    static HELD: Mutex<Vec<TcpListener>> = Mutex::new(Vec::new());
+    let held = hold_port(0).expect("a free port");
+    let port = held.local_addr().expect("the port of a bound socket").port();
+    HELD.lock().unwrap_or_else(PoisonError::into_inner).push(held);
+    port
+}
+
+/// Takes a port of 127.0.0.1, 0 being any, without listening on it: whoever connects is refused, and
+/// nobody else gets it. `listen` makes it a listener as any.
+pub(crate) fn hold_port(port: u16) -> io::Result<TcpListener> {
+    let check = |result: i32| match result {
+        -1 => Err(io::Error::last_os_error()),
+        result => Ok(result),
+    };
+    // SAFETY: the calls get a descriptor that is open, and the addresses and sizes of values that
+    // outlive them; all zeros is an address.
+    unsafe {
+        let socket = check(libc::socket(libc::AF_INET, libc::SOCK_STREAM | libc::SOCK_CLOEXEC, 0))?;
+        let socket = OwnedFd::from_raw_fd(socket);
+        let on = 1i32;
+        check(libc::setsockopt(
+            socket.as_raw_fd(),
+            libc::SOL_SOCKET,
+            libc::SO_REUSEADDR,
+            (&raw const on).cast(),
+            size_of::<i32>() as u32,
+        ))?;
+        let mut address: libc::sockaddr_in = std::mem::zeroed();
+        address.sin_family = libc::AF_INET as u16;
+        address.sin_port = port.to_be();
+        address.sin_addr.s_addr = u32::from(Ipv4Addr::LOCALHOST).to_be();
+        let size = size_of::<libc::sockaddr_in>() as u32;
+        check(libc::bind(socket.as_raw_fd(), (&raw const address).cast(), size))?;
+        Ok(TcpListener::from(socket))
     }
 }
 
