@@ -2,15 +2,16 @@
 
 use std::ffi::c_void;
 use std::mem::size_of;
-use std::ptr::{self, NonNull};
+use std::ptr;
 use std::sync::Arc;
 
-use super::bindings::{ngx_http_request_t, ngx_pool_cleanup_add, ngx_str_t};
 use ngx::http::HttpModule;
 
-use super::headers_in::{self, Original, OutOfMemory, Sent};
-use super::logins::{self, Outcome, Ticket};
+use super::bindings::{ngx_http_request_t, ngx_pool_cleanup_add, ngx_str_t};
+use super::headers_in::{self, Original, Sent};
+use super::pool::OutOfMemory;
 use super::request::Request;
+use super::waiting::{self, Ticket};
 use super::TokenInject;
 use crate::sso::accounts::{Account, Authorization};
 use crate::sso::marker::is_marker;
@@ -60,7 +61,6 @@ pub enum Page {
 /// The state of a request that has an Authentik user. Lives in the request's pool, and is dropped
 /// with it.
 pub struct RequestContext {
-    pub request: NonNull<ngx_http_request_t>,
     pub status: TokenStatus,
     pub account: Option<Arc<Account>>,
     /// What goes to NPM as `Authorization`; empty where nothing does. A token of the account's
@@ -77,8 +77,6 @@ pub struct RequestContext {
     pub ticket: Option<Ticket>,
     /// When it began to wait.
     pub waiting_since: Millis,
-    /// How the login ended that the request waited for.
-    pub outcome: Option<Outcome>,
 }
 
 impl RequestContext {
@@ -95,7 +93,6 @@ impl RequestContext {
             let cleanup = cleanup.as_mut().ok_or(OutOfMemory)?;
             let context = cleanup.data.cast::<Self>();
             context.write(Self {
-                request: NonNull::from(request.as_mut()),
                 status: TokenStatus::Error,
                 account: None,
                 authorization: ngx_str_t::empty(),
@@ -105,7 +102,6 @@ impl RequestContext {
                 original: None,
                 ticket: None,
                 waiting_since: 0,
-                outcome: None,
             });
             cleanup.handler = Some(DROP_CONTEXT);
             &mut *context
@@ -172,7 +168,7 @@ impl RequestContext {
 impl Drop for RequestContext {
     fn drop(&mut self) {
         if let Some(ticket) = self.ticket.take() {
-            logins::leave(ticket);
+            waiting::leave(ticket);
         }
     }
 }

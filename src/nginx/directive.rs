@@ -1,28 +1,23 @@
-//! The directive `npm_token_inject`: how it is written, and what it means for a location.
+//! How the directives are written: parsing, and every error of it.
 
-use std::cell::OnceCell;
 use std::ffi::{c_char, c_void, OsStr};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::ptr;
 use std::rc::Rc;
 
-use super::bindings::{
-    ngx_array_push, ngx_command_t, ngx_conf_full_name, ngx_conf_t, ngx_hash_key_t,
-    ngx_http_core_main_conf_t, ngx_http_handler_pt, ngx_http_phases_NGX_HTTP_ACCESS_PHASE,
-    ngx_http_phases_NGX_HTTP_PRECONTENT_PHASE, ngx_http_phases_NGX_HTTP_REWRITE_PHASE,
-    ngx_http_request_t, ngx_http_variable_t, ngx_int_t, ngx_str_t, ngx_uint_t, HttpCore,
-    NGX_CONF_1MORE, NGX_CONF_NOARGS, NGX_HTTP_LOC_CONF, NGX_HTTP_LOC_CONF_OFFSET,
-    NGX_HTTP_MAIN_CONF, NGX_HTTP_SRV_CONF, NGX_LOG_EMERG, NGX_LOG_WARN, NGX_OK,
-};
 use ngx::core::{NgxStr, Status, NGX_CONF_ERROR, NGX_CONF_OK};
-use ngx::http::{HttpModuleLocationConf, HttpModuleMainConf, Merge, MergeConfigError};
+use ngx::http::{HttpModuleLocationConf, HttpModuleMainConf};
 use ngx::{ngx_conf_log_error, ngx_log_error, ngx_string};
 use thiserror::Error;
 
-use super::handler;
-use super::headers_in::OutOfMemory;
-use super::request::Request;
+use super::bindings::{
+    ngx_command_t, ngx_conf_full_name, ngx_conf_t, ngx_hash_key_t, ngx_http_core_main_conf_t,
+    ngx_http_variable_t, ngx_int_t, ngx_str_t, ngx_uint_t, HttpCore, NGX_CONF_1MORE,
+    NGX_CONF_NOARGS, NGX_HTTP_LOC_CONF, NGX_HTTP_LOC_CONF_OFFSET, NGX_HTTP_MAIN_CONF,
+    NGX_HTTP_SRV_CONF, NGX_LOG_EMERG, NGX_LOG_WARN, NGX_OK,
+};
+use super::settings::{Browser, ClientToken, Directive, Identity, OnError, Settings};
 use super::status_page;
 use super::value::{variable_names, Value};
 use super::zone::Zone;
@@ -54,108 +49,6 @@ pub static mut COMMANDS: [ngx_command_t; 3] = [
     },
     ngx_command_t::empty(),
 ];
-
-/// What the module knows of the whole configuration.
-#[derive(Default)]
-pub struct MainConf {
-    pub zone: Option<Zone>,
-    /// Every directive that is not `off`, wherever it stands.
-    settings: Vec<Rc<Settings>>,
-}
-
-impl MainConf {
-    /// Whether the directive stands anywhere, other than `off`.
-    pub fn is_in_use(&self) -> bool {
-        !self.settings.is_empty()
-    }
-}
-
-/// What the directive says in a location.
-#[derive(Clone, Default)]
-pub enum Directive {
-    #[default]
-    Unset,
-    Off,
-    On(Rc<Settings>),
-}
-
-impl Merge for Directive {
-    fn merge(&mut self, outer: &Self) -> Result<(), MergeConfigError> {
-        if let Self::Unset = self {
-            *self = outer.clone();
-        }
-        Ok(())
-    }
-}
-
-/// What becomes of a request for which there is no token: the parameter `on_error`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum OnError {
-    Pass,
-    Deny,
-}
-
-/// What becomes of a token that the client sends itself: the parameter `client_token`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum ClientToken {
-    Keep,
-    Replace,
-}
-
-/// How NPM's page opens: the parameter `browser`, where it is on.
-pub struct Browser {
-    /// Where the UI's Logout leads to: the parameter `sign_out`.
-    pub sign_out: Option<String>,
-}
-
-/// A directive that is not `off`.
-pub struct Settings {
-    pub zone: Zone,
-    pub accounts: Accounts,
-    pub user: Value,
-    pub credentials: Option<Value>,
-    pub on_error: OnError,
-    pub client_token: ClientToken,
-    pub browser: Option<Browser>,
-    email: Identity,
-    groups: Identity,
-    /// The variables that the parameters name, with the parameter.
-    variables: Vec<(&'static str, String)>,
-    /// File and line.
-    place: String,
-}
-
-impl Settings {
-    /// The user's e-mail address, as far as Authentik says it.
-    pub fn email<'r>(&self, request: &'r Request) -> Result<&'r [u8], OutOfMemory> {
-        self.email.evaluate(request)
-    }
-
-    /// The user's groups, likewise.
-    pub fn groups<'r>(&self, request: &'r Request) -> Result<&'r [u8], OutOfMemory> {
-        self.groups.evaluate(request)
-    }
-}
-
-/// A part of what Authentik says of a user. Without a parameter it is taken from a variable,
-/// where the configuration has that: this is known only when all of it has been read.
-struct Identity {
-    variable: &'static str,
-    value: OnceCell<Value>,
-}
-
-impl Identity {
-    fn new(variable: &'static str, value: Option<Value>) -> Self {
-        Self { variable, value: value.map_or_else(OnceCell::new, OnceCell::from) }
-    }
-
-    fn evaluate<'r>(&self, request: &'r Request) -> Result<&'r [u8], OutOfMemory> {
-        match self.value.get() {
-            Some(value) => value.evaluate(request).ok_or(OutOfMemory),
-            None => Ok(&[]),
-        }
-    }
-}
 
 /// What is wrong with a directive, in words that follow its name.
 #[derive(Debug, Error)]
@@ -470,23 +363,7 @@ pub fn finish(cf: &mut ngx_conf_t) -> Result<(), Status> {
             }
         }
     }
-    register(cf, ngx_http_phases_NGX_HTTP_REWRITE_PHASE as ngx_uint_t, handler::take_back)?;
-    register(cf, ngx_http_phases_NGX_HTTP_PRECONTENT_PHASE as ngx_uint_t, handler::precontent)
-}
-
-/// Ends the reading of the configuration for the access phase, where another place among the
-/// modules counts.
-///
-/// # Errors
-///
-/// When memory is out.
-pub fn enter_access_phase(cf: &mut ngx_conf_t) -> Result<(), Status> {
-    match TokenInject::main_conf(cf) {
-        Some(main) if main.is_in_use() => {
-            register(cf, ngx_http_phases_NGX_HTTP_ACCESS_PHASE as ngx_uint_t, handler::access)
-        }
-        _ => Ok(()),
-    }
+    Ok(())
 }
 
 /// Where Authentik's answer to auth_request has what a parameter needs.
@@ -533,22 +410,6 @@ fn is_defined(cf: &ngx_conf_t, name: &[u8]) -> bool {
         let prefixes = core.prefix_variables.as_slice::<ngx_http_variable_t>();
         named || prefixes.iter().any(|variable| name.starts_with(variable.name.as_bytes()))
     }
-}
-
-/// Puts a handler into a phase.
-fn register(
-    cf: &mut ngx_conf_t,
-    phase: ngx_uint_t,
-    handler: extern "C" fn(*mut ngx_http_request_t) -> ngx_int_t,
-) -> Result<(), Status> {
-    let core = HttpCore::main_conf_mut(cf).ok_or(Status::NGX_ERROR)?;
-    let phase = core.phases.get_mut(phase).ok_or(Status::NGX_ERROR)?;
-    // SAFETY: a phase's handlers are an array of ngx_http_handler_pt; it gives room for one more,
-    // or null.
-    let place =
-        unsafe { ngx_array_push(&mut phase.handlers).cast::<ngx_http_handler_pt>().as_mut() };
-    *place.ok_or(Status::NGX_ERROR)? = Some(handler);
-    Ok(())
 }
 
 /// File and line of the directive that is being read.

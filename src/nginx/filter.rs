@@ -9,21 +9,21 @@
 use std::ffi::c_void;
 use std::ptr;
 
+use ngx::core::Status;
+use ngx::http::{HttpModuleLocationConf, HttpModuleMainConf};
+
 use super::bindings::{
     ngx_chain_t, ngx_conf_t, ngx_http_module_t, ngx_http_output_body_filter_pt,
     ngx_http_output_header_filter_pt, ngx_http_request_t, ngx_http_top_body_filter,
     ngx_http_top_header_filter, ngx_int_t, ngx_module_t, ngx_str_t, ngx_uint_t,
     NGX_HTTP_BAD_REQUEST, NGX_HTTP_MODULE, NGX_HTTP_OK, NGX_HTTP_UNAUTHORIZED,
 };
-use ngx::core::Status;
-use ngx::http::{HttpModuleLocationConf, HttpModuleMainConf};
-
 use super::context::{Page, RequestContext};
-use super::directive::Directive;
-use super::headers_in::OutOfMemory;
 use super::logins;
 use super::page::{self, OpenPage};
+use super::pool::OutOfMemory;
 use super::request::{is_api, Request};
+use super::settings::Directive;
 use super::TokenInject;
 use crate::sso::cache::Doubt;
 

@@ -11,20 +11,23 @@
 
 use std::sync::Arc;
 
+use ngx::core::{NgxStr, Status};
+use ngx::http::HttpModuleLocationConf;
+
 use super::bindings::{
     ngx_http_core_loc_conf_t, ngx_http_request_t, ngx_int_t, ngx_str_t, ngx_uint_t, HttpCore,
     NGX_HTTP_BAD_GATEWAY, NGX_HTTP_FORBIDDEN, NGX_HTTP_SATISFY_ANY,
 };
-use ngx::core::{NgxStr, Status};
-use ngx::http::HttpModuleLocationConf;
-
 use super::context::{self, Page, RequestContext, TokenStatus};
-use super::directive::{ClientToken, Directive, OnError, Settings};
-use super::headers_in::{self, OutOfMemory, Sent};
+use super::headers_in::{self, Sent};
 use super::log::Throttle;
-use super::logins::{self, now, Found, Outcome};
-use super::request::{host, is_api, is_https, is_read, Request};
-use super::tokens_answer::{self, asks_for_token};
+use super::logins::{self, Found};
+use super::pool::OutOfMemory;
+use super::process::now;
+use super::request::{asks_for_token, host, is_api, is_https, is_read, Request};
+use super::settings::{ClientToken, Directive, OnError, Settings};
+use super::tokens_answer;
+use super::waiting::{self, Outcome};
 use super::TokenInject;
 use crate::sso::accounts::{Account, Authorization, Visitor};
 use crate::sso::origin::Provenance;
@@ -245,7 +248,7 @@ fn sign_in(
     account: Arc<Account>,
 ) -> Result<Status, OutOfMemory> {
     let found = logins::find_and_count(&mut settings.zone.lock(), &account);
-    let waits = match found {
+    let claim = match found {
         Found::Token { token, renew } => {
             if renew {
                 logins::renew(settings.zone, &account, token.clone());
@@ -257,11 +260,13 @@ fn sign_in(
         Found::Wait => Some(false),
         Found::Pause => None,
     };
-    let waits = waits.is_some_and(|claim| logins::wait(context, settings.zone, &account, claim));
+    let ticket = claim.and_then(|claim| logins::wait(request, settings.zone, &account, claim));
     context.account = Some(account);
-    match waits {
-        true => Ok(logins::park(request)),
-        false => fail(request, context, settings),
+    context.ticket = ticket;
+    context.waiting_since = now();
+    match ticket {
+        Some(_) => Ok(waiting::park(request)),
+        None => fail(request, context, settings),
     }
 }
 
@@ -271,20 +276,22 @@ fn resume(
     context: &mut RequestContext,
     settings: &Settings,
 ) -> Result<Status, OutOfMemory> {
-    let outcome = context.outcome.take();
-    if let (Some(_), Some(account)) = (&outcome, &context.account) {
+    // The handler has had its say here.
+    let Some(ticket) = context.ticket else {
+        return Ok(Status::NGX_DECLINED);
+    };
+    // Not the login, but something else woke the request.
+    let Some(outcome) = waiting::outcome(ticket) else {
+        return Ok(Status::NGX_AGAIN);
+    };
+    context.ticket = None;
+    if let Some(account) = &context.account {
         let waited = now().saturating_sub(context.waiting_since);
         settings.zone.lock().count_wait(&account.key, waited, now());
     }
     match outcome {
-        // Not the login, but something else woke the request.
-        None if context.ticket.is_some() => Ok(Status::NGX_AGAIN),
-        // The handler has had its say here.
-        None => Ok(Status::NGX_DECLINED),
-        Some(Outcome::Token(token)) => {
-            succeed(request, context, settings, TokenStatus::Miss, token)
-        }
-        Some(Outcome::Failure) => fail(request, context, settings),
+        Outcome::Token(token) => succeed(request, context, settings, TokenStatus::Miss, token),
+        Outcome::Failure => fail(request, context, settings),
     }
 }
 

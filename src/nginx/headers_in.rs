@@ -4,12 +4,12 @@ use std::mem::size_of;
 use std::ptr;
 
 use super::bindings::{
-    ngx_http_request_t, ngx_list_part_t, ngx_list_push, ngx_list_t, ngx_palloc, ngx_str_t,
-    ngx_table_elt_t, ngx_uint_t,
+    ngx_http_request_t, ngx_list_part_t, ngx_list_t, ngx_palloc, ngx_str_t, ngx_table_elt_t,
+    ngx_uint_t,
 };
 use super::request::Request;
-use ngx::core::Pool;
 
+use super::pool::{push, OutOfMemory};
 use crate::sso::origin::Provenance;
 
 const AUTHORIZATION: Name = Name::new(b"Authorization", b"authorization");
@@ -29,10 +29,6 @@ const PAGE_CONDITIONS: [Name; 7] = [
     Name::new(b"If-Unmodified-Since", b"if-unmodified-since"),
     Name::new(b"Range", b"range"),
 ];
-
-/// Memory of the request is out.
-#[derive(Debug)]
-pub struct OutOfMemory;
 
 /// A header's name: as it is usually written, in lowercase, and its hash as nginx makes it.
 struct Name {
@@ -233,26 +229,6 @@ fn add_authorization(r: &mut ngx_http_request_t, value: ngx_str_t) -> Result<(),
     Ok(())
 }
 
-/// Adds a header to a list of headers, a request's or a response's.
-///
-/// # Errors
-///
-/// When memory is out.
-pub fn push(
-    headers: &mut ngx_list_t,
-    header: ngx_table_elt_t,
-) -> Result<*mut ngx_table_elt_t, OutOfMemory> {
-    // SAFETY: the list is one of headers, and gives room for one more, or null.
-    unsafe {
-        let place = ngx_list_push(headers).cast::<ngx_table_elt_t>();
-        if place.is_null() {
-            return Err(OutOfMemory);
-        }
-        place.write(header);
-        Ok(place)
-    }
-}
-
 /// Leaves every `Authorization` out, and for a `whole_page` what asks for less, by copying the
 /// other headers to a new list. Returns the old one.
 ///
@@ -300,19 +276,4 @@ fn parts(list: &ngx_list_t) -> impl Iterator<Item = &[ngx_table_elt_t]> {
             })
         }
     })
-}
-
-/// A copy in a request's pool.
-///
-/// # Errors
-///
-/// When memory is out.
-pub fn copy(pool: &Pool, text: &[u8]) -> Result<ngx_str_t, OutOfMemory> {
-    let data = pool.alloc_unaligned(text.len()).cast::<u8>();
-    if data.is_null() {
-        return Err(OutOfMemory);
-    }
-    // SAFETY: the pool has just given text.len() bytes.
-    unsafe { ptr::copy_nonoverlapping(text.as_ptr(), data, text.len()) };
-    Ok(ngx_str_t { len: text.len(), data })
 }

@@ -2,9 +2,9 @@
 
 use std::mem::{offset_of, size_of};
 
-use ngx::ffi;
+use super::bindings as ffi;
 
-#[allow(dead_code)]
+#[allow(dead_code, clashing_extern_declarations)]
 #[path = "../loader/structures.rs"]
 mod structures;
 

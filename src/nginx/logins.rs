@@ -1,11 +1,11 @@
-//! Logins under way in this worker, and the requests that wait for them.
+//! Logins under way in this worker: asking for them, collecting what they bring, settling.
 //!
 //! A request that needs a token which is not there parks: its ticket stands in the group of its
 //! account. The group is called up when the login ends, when it turns out that another worker's
 //! login has ended, or when its time is up. A client that leaves takes its ticket along.
 
 use std::cell::RefCell;
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{HashMap, VecDeque};
 use std::io;
 use std::ptr::{self, NonNull};
 use std::sync::atomic::Ordering;
@@ -13,21 +13,16 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::bindings::{
-    ngx_add_timer, ngx_close_connection, ngx_connection_t, ngx_cycle, ngx_del_timer, ngx_event_t,
-    ngx_get_connection, ngx_handle_read_event, ngx_http_block_reading, ngx_http_core_run_phases,
-    ngx_http_finalize_request, ngx_http_log_ctx_t, ngx_http_request_empty_handler,
-    ngx_http_request_t, ngx_http_run_posted_requests, ngx_http_test_reading, ngx_int_t, ngx_log_t,
-    ngx_pid, ngx_post_event, ngx_posted_events, ngx_timeofday, NGX_HTTP_INTERNAL_SERVER_ERROR,
-    NGX_OK,
+    ngx_add_timer, ngx_close_connection, ngx_connection_t, ngx_del_timer, ngx_event_t,
+    ngx_get_connection, ngx_handle_read_event, ngx_int_t, NGX_OK,
 };
-use ngx::core::Status;
-
-use super::context::RequestContext;
 use super::login_thread::{Answer, Done, LoginThread, Task};
+use super::process::{cycle_log, is_alive, now, process};
 use super::request::Request;
+use super::waiting::{self, Outcome, Ticket};
 use super::zone::Zone;
 use crate::sso::accounts::{Account, AccountKey, Authorization};
-use crate::sso::cache::{Access, Claim, Doubt, Pid, Table};
+use crate::sso::cache::{Access, Claim, Doubt, Table};
 use crate::sso::npm::LoginError;
 use crate::sso::token::{Millis, Token};
 
@@ -41,28 +36,11 @@ thread_local! {
     static LOGINS: RefCell<Logins> = RefCell::default();
 }
 
-/// How a login ended that a request has waited for.
-#[derive(Clone)]
-pub enum Outcome {
-    Token(Arc<Authorization>),
-    Failure,
-}
-
-/// A place among those that wait.
-#[derive(Clone, Copy)]
-pub struct Ticket {
-    account: AccountKey,
-    number: u64,
-}
-
 #[derive(Default)]
 struct Logins {
     zone: Option<Zone>,
     thread: Option<Thread>,
     groups: HashMap<AccountKey, Group>,
-    /// Requests that have an outcome and are to be gone on with.
-    ready: VecDeque<(u64, NonNull<RequestContext>, Outcome)>,
-    last_number: u64,
     tick: Option<Box<Tick>>,
 }
 
@@ -78,23 +56,12 @@ struct Tick {
     connection: ngx_connection_t,
 }
 
-/// Those that wait for one account's token, in the order of their coming.
+/// Those that wait for one account's token, in the order of their coming, and until when.
 struct Group {
     account: Arc<Account>,
-    waiting: BTreeMap<u64, Waiting>,
+    waiting: VecDeque<(Ticket, Millis)>,
     /// Whether this worker's thread has been asked to log in.
     asked: bool,
-}
-
-struct Waiting {
-    context: NonNull<RequestContext>,
-    deadline: Millis,
-}
-
-/// The Unix clock, as of this turn of the event loop.
-pub fn now() -> Millis {
-    let time = ngx_timeofday();
-    time.sec as Millis * 1000 + time.msec as Millis
 }
 
 /// What a request that needs a token finds.
@@ -172,57 +139,31 @@ pub fn doubt(zone: Zone, account: &Arc<Account>, token: &Arc<Authorization>, dou
     }
 }
 
-/// Has the request wait for the account's token, and logs in first if it has the `claim`.
-/// Answers whether it waits: it does not where no login can be started.
-pub fn wait(context: &mut RequestContext, zone: Zone, account: &Arc<Account>, claim: bool) -> bool {
+/// Has the request wait for the account's token, and logs in first if it has the `claim`. `None`
+/// where no login can be started.
+pub fn wait(
+    request: &mut Request,
+    zone: Zone,
+    account: &Arc<Account>,
+    claim: bool,
+) -> Option<Ticket> {
     with_logins(zone, |logins| {
         let asked = logins.groups.get(&account.key).is_some_and(|group| group.asked);
         if claim && !asked && !logins.ask(account, Task::LogIn) {
-            return false;
+            return None;
         }
-        logins.last_number += 1;
-        let (number, now) = (logins.last_number, now());
-        let deadline = now + account.issuer.timeout().as_millis() as Millis;
+        let deadline = now() + account.issuer.timeout().as_millis() as Millis;
         let group = logins.groups.entry(account.key).or_insert_with(|| Group {
             account: account.clone(),
-            waiting: BTreeMap::new(),
+            waiting: VecDeque::new(),
             asked: false,
         });
         group.asked |= claim;
-        group.waiting.insert(number, Waiting { context: NonNull::from(&mut *context), deadline });
-        context.ticket = Some(Ticket { account: account.key, number });
-        context.waiting_since = now;
+        let ticket = waiting::enter(request);
+        group.waiting.push_back((ticket, deadline));
         logins.arm_tick();
-        true
+        Some(ticket)
     })
-}
-
-/// Gives up a place: the request is being freed.
-pub fn leave(ticket: Ticket) {
-    LOGINS.with_borrow_mut(|logins| {
-        let group = logins.groups.get_mut(&ticket.account);
-        if group.and_then(|group| group.waiting.remove(&ticket.number)).is_none() {
-            logins.ready.retain(|(number, ..)| *number != ticket.number);
-        }
-    });
-}
-
-/// Sets a waiting request's events, so that a client that leaves is noticed
-/// (as `ngx_http_limit_req_handler` does).
-pub fn park(request: &mut Request) -> Status {
-    let r: &mut ngx_http_request_t = request.as_mut();
-    // SAFETY: the request is valid, and so are its connection and that one's events.
-    unsafe {
-        let read = (*r.connection).read;
-        if (*read).ready() != 0 {
-            ngx_post_event(read, ptr::addr_of_mut!(ngx_posted_events));
-        } else if ngx_handle_read_event(read, 0) != NGX_OK as ngx_int_t {
-            return Status(NGX_HTTP_INTERNAL_SERVER_ERROR as ngx_int_t);
-        }
-    }
-    r.read_event_handler = Some(ngx_http_test_reading);
-    r.write_event_handler = Some(ngx_http_request_empty_handler);
-    Status::NGX_AGAIN
 }
 
 /// Lets go of everything: the worker exits.
@@ -344,9 +285,8 @@ impl Logins {
 
     /// Gives all that wait for an account the same outcome.
     fn settle(&mut self, key: &AccountKey, outcome: Outcome) {
-        if let Some(group) = self.groups.remove(key) {
-            let waiting = group.waiting.into_iter();
-            self.ready.extend(waiting.map(|(number, w)| (number, w.context, outcome.clone())));
+        for (ticket, _) in self.groups.remove(key).into_iter().flat_map(|group| group.waiting) {
+            waiting::call(ticket, outcome.clone());
         }
     }
 
@@ -360,13 +300,13 @@ impl Logins {
         let mut claimed = Vec::new();
         let mut renewed = Vec::new();
         for group in self.groups.values_mut() {
-            while let Some(first) = group.waiting.first_entry() {
-                if first.get().deadline > now {
-                    break;
+            group.waiting.retain(|&(ticket, deadline)| {
+                let waits = waiting::waits(ticket);
+                if waits && deadline <= now {
+                    waiting::call(ticket, Outcome::Failure);
                 }
-                let (number, waiting) = first.remove_entry();
-                self.ready.push_back((number, waiting.context, Outcome::Failure));
-            }
+                waits && deadline > now
+            });
             if group.asked || group.waiting.is_empty() {
                 continue;
             }
@@ -468,68 +408,11 @@ unsafe extern "C" fn on_wake(event: *mut ngx_event_t) {
         ngx_handle_read_event(event, 0);
     }
     LOGINS.with_borrow_mut(Logins::collect);
-    go_on();
+    waiting::go_on();
 }
 
 unsafe extern "C" fn on_tick(_event: *mut ngx_event_t) {
     LOGINS.with_borrow_mut(Logins::look_around);
-    go_on();
+    waiting::go_on();
     LOGINS.with_borrow_mut(Logins::arm_tick);
-}
-
-/// Goes on with all requests that are ready. One may free others, as when a connection with many
-/// streams is closed: those leave the queue by themselves, so that it is asked anew each time.
-fn go_on() {
-    while let Some((_, mut context, outcome)) = LOGINS.with_borrow_mut(|l| l.ready.pop_front()) {
-        // SAFETY: a context leaves the queue before it is freed (RequestContext::drop), and its
-        // request is freed after it.
-        unsafe {
-            let context = context.as_mut();
-            context.ticket = None;
-            context.outcome = Some(outcome);
-            run_phases(context.request.as_ptr());
-        }
-    }
-}
-
-/// Goes on with a request that has been parked (as `ngx_http_limit_req_delay` does).
-///
-/// # Safety
-///
-/// The request is valid, and has been parked.
-unsafe fn run_phases(r: *mut ngx_http_request_t) {
-    // SAFETY: as promised by the caller. The connection outlives the request.
-    unsafe {
-        let connection = (*r).connection;
-        let log_context = (*(*connection).log).data.cast::<ngx_http_log_ctx_t>();
-        if let Some(log_context) = log_context.as_mut() {
-            log_context.current_request = r;
-        }
-        if ngx_handle_read_event((*connection).read, 0) != NGX_OK as ngx_int_t {
-            ngx_http_finalize_request(r, NGX_HTTP_INTERNAL_SERVER_ERROR as ngx_int_t);
-        } else {
-            (*r).read_event_handler = Some(ngx_http_block_reading);
-            (*r).write_event_handler = Some(ngx_http_core_run_phases);
-            ngx_http_core_run_phases(r);
-        }
-        ngx_http_run_posted_requests(connection);
-    }
-}
-
-/// The log of the process.
-fn cycle_log() -> *mut ngx_log_t {
-    // SAFETY: there is a cycle, with a log, whenever a module's code runs.
-    unsafe { (*ngx_cycle).log }
-}
-
-fn process() -> Pid {
-    // SAFETY: nginx sets its own pid before any module's code runs in a process.
-    unsafe { ngx_pid }
-}
-
-fn is_alive(pid: Pid) -> bool {
-    // SAFETY: signal 0 is not sent. A process of another user (EPERM) lives.
-    pid == process()
-        || unsafe { libc::kill(pid, 0) } == 0
-        || io::Error::last_os_error().raw_os_error() != Some(libc::ESRCH)
 }

@@ -1,14 +1,10 @@
 //! The upper floor: the glue between nginx and [`crate::sso`].
 //!
-//! This file is the module's definition and nothing else.
+//! This file is the module's definition, and which handler enters which phase.
 
 use std::ffi::{c_char, c_void};
 use std::ptr;
 
-use self::bindings::{
-    ngx_conf_t, ngx_cycle_t, ngx_http_module_t, ngx_int_t, ngx_module_t, ngx_uint_t,
-    NGX_HTTP_MODULE,
-};
 use ngx::core::Status;
 use ngx::http::{HttpModule, HttpModuleLocationConf, HttpModuleMainConf, Merge};
 
@@ -25,15 +21,25 @@ mod loader;
 mod login_thread;
 mod logins;
 mod page;
+mod pool;
+mod process;
 mod request;
-mod response;
+mod respond;
+mod settings;
 mod status_page;
 mod tokens_answer;
 mod value;
 mod variables;
+mod waiting;
 mod zone;
 
-use directive::{Directive, MainConf};
+use bindings::{
+    ngx_array_push, ngx_conf_t, ngx_cycle_t, ngx_http_handler_pt, ngx_http_module_t,
+    ngx_http_phases, ngx_http_phases_NGX_HTTP_ACCESS_PHASE,
+    ngx_http_phases_NGX_HTTP_PRECONTENT_PHASE, ngx_http_phases_NGX_HTTP_REWRITE_PHASE,
+    ngx_http_request_t, ngx_int_t, ngx_module_t, ngx_uint_t, HttpCore, NGX_HTTP_MODULE,
+};
+use settings::{Directive, MainConf};
 
 struct TokenInject;
 
@@ -49,10 +55,12 @@ impl HttpModule for TokenInject {
 
     unsafe extern "C" fn postconfiguration(cf: *mut ngx_conf_t) -> ngx_int_t {
         // SAFETY: nginx passes a configuration that is valid for the call.
-        match directive::finish(unsafe { &mut *cf }) {
-            Ok(()) => Status::NGX_OK.into(),
-            Err(status) => status.into(),
-        }
+        let cf = unsafe { &mut *cf };
+        let registered = directive::finish(cf).and_then(|()| {
+            register(cf, ngx_http_phases_NGX_HTTP_REWRITE_PHASE, handler::take_back)?;
+            register(cf, ngx_http_phases_NGX_HTTP_PRECONTENT_PHASE, handler::precontent)
+        });
+        registered.map_or_else(Into::into, |()| Status::NGX_OK.into())
     }
 }
 
@@ -64,6 +72,25 @@ unsafe impl HttpModuleMainConf for TokenInject {
 // SAFETY: as above.
 unsafe impl HttpModuleLocationConf for TokenInject {
     type LocationConf = Directive;
+}
+
+/// Puts a handler into a phase, where the directive stands anywhere.
+fn register(
+    cf: &mut ngx_conf_t,
+    phase: ngx_http_phases,
+    handler: extern "C" fn(*mut ngx_http_request_t) -> ngx_int_t,
+) -> Result<(), Status> {
+    if !TokenInject::main_conf(cf).is_some_and(MainConf::is_in_use) {
+        return Ok(());
+    }
+    let core = HttpCore::main_conf_mut(cf).ok_or(Status::NGX_ERROR)?;
+    let phase = core.phases.get_mut(phase as usize).ok_or(Status::NGX_ERROR)?;
+    // SAFETY: a phase's handlers are an array of ngx_http_handler_pt; it gives room for one more,
+    // or null.
+    let place =
+        unsafe { ngx_array_push(&mut phase.handlers).cast::<ngx_http_handler_pt>().as_mut() };
+    *place.ok_or(Status::NGX_ERROR)? = Some(handler);
+    Ok(())
 }
 
 extern "C" fn merge_loc_conf(
@@ -168,8 +195,7 @@ static ACCESS_CONTEXT: ngx_http_module_t = ngx_http_module_t {
 
 unsafe extern "C" fn postconfiguration_of_access(cf: *mut ngx_conf_t) -> ngx_int_t {
     // SAFETY: nginx passes a configuration that is valid for the call.
-    match directive::enter_access_phase(unsafe { &mut *cf }) {
-        Ok(()) => Status::NGX_OK.into(),
-        Err(status) => status.into(),
-    }
+    let registered =
+        register(unsafe { &mut *cf }, ngx_http_phases_NGX_HTTP_ACCESS_PHASE, handler::access);
+    registered.map_or_else(Into::into, |()| Status::NGX_OK.into())
 }

@@ -3,17 +3,17 @@
 use std::mem::size_of;
 use std::ptr;
 
+use ngx::core::{NgxStr, Pool};
+
 use super::bindings::{
     ngx_alloc_chain_link, ngx_buf_t, ngx_chain_t, ngx_http_request_t, ngx_str_t, ngx_table_elt_t,
 };
-use ngx::core::{NgxStr, Pool};
-
-use super::directive::Settings;
-use super::headers_in::{copy, OutOfMemory};
 use super::log::Throttle;
-use super::logins::now;
+use super::pool::{copy, OutOfMemory};
+use super::process::now;
 use super::request::Request;
-use super::response::forbid_keeping;
+use super::respond::forbid_keeping;
+use super::settings::Settings;
 use crate::sso::marker::Marker;
 use crate::sso::page::{self, Place, Scanner, HELD_MAX};
 

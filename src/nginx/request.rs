@@ -60,6 +60,16 @@ pub fn is_api(request: &Request) -> bool {
     request.as_ref().uri.as_bytes().starts_with(b"/api/")
 }
 
+/// Whether NPM would answer this request with a token. Its router takes any case, and a slash at
+/// the end (Express: not `strict`, not `caseSensitive`).
+pub fn asks_for_token(request: &Request) -> bool {
+    const PATH: &[u8] = b"/api/tokens";
+    let Some((path, rest)) = request.as_ref().uri.as_bytes().split_at_checked(PATH.len()) else {
+        return false;
+    };
+    rest.iter().all(|&b| b == b'/') && path.eq_ignore_ascii_case(PATH) && is_read(request)
+}
+
 /// Whether it came by https.
 pub fn is_https(request: &Request) -> bool {
     // SAFETY: a request has a connection.

@@ -1,18 +1,19 @@
 //! The directive `npm_token_inject_status`: the page that it makes of a location.
 
-use super::bindings::{
-    ngx_http_arg, ngx_http_request_t, ngx_int_t, ngx_str_t, NGX_HTTP_INTERNAL_SERVER_ERROR,
-    NGX_HTTP_NOT_ALLOWED, NGX_OK,
-};
 use ngx::core::Status;
 use ngx::http::HttpModuleMainConf;
 use ngx::ngx_string;
 
+use super::bindings::{
+    ngx_http_arg, ngx_http_request_t, ngx_int_t, ngx_str_t, NGX_HTTP_INTERNAL_SERVER_ERROR,
+    NGX_HTTP_NOT_ALLOWED, NGX_OK,
+};
 use super::context::{Page, RequestContext};
-use super::headers_in::{self, OutOfMemory};
-use super::logins::now;
+use super::headers_in;
+use super::pool::OutOfMemory;
+use super::process::now;
 use super::request::{is_read, Request};
-use super::response::send_text;
+use super::respond::send_text;
 use super::TokenInject;
 
 /// The content handler.

@@ -2,27 +2,17 @@
 //!
 //! NPM itself would answer with a JWT, and the UI would keep it in the browser.
 
-use super::bindings::{ngx_http_request_t, ngx_int_t, NGX_HTTP_INTERNAL_SERVER_ERROR};
 use ngx::core::Status;
 use ngx::http::HttpModuleLocationConf;
 use ngx::ngx_string;
 
-use super::directive::Directive;
-use super::headers_in::OutOfMemory;
+use super::bindings::{ngx_http_request_t, ngx_int_t, NGX_HTTP_INTERNAL_SERVER_ERROR};
 use super::page::marker;
-use super::request::{is_read, Request};
-use super::response::send_text;
+use super::pool::OutOfMemory;
+use super::request::Request;
+use super::respond::send_text;
+use super::settings::Directive;
 use super::TokenInject;
-
-/// Whether NPM would answer this request with a token. Its router takes any case, and a slash at
-/// the end (Express: not `strict`, not `caseSensitive`).
-pub fn asks_for_token(request: &Request) -> bool {
-    const PATH: &[u8] = b"/api/tokens";
-    let Some((path, rest)) = request.as_ref().uri.as_bytes().split_at_checked(PATH.len()) else {
-        return false;
-    };
-    rest.iter().all(|&b| b == b'/') && path.eq_ignore_ascii_case(PATH) && is_read(request)
-}
 
 /// Answers in the place of the location's own content handler.
 pub unsafe extern "C" fn answer(r: *mut ngx_http_request_t) -> ngx_int_t {

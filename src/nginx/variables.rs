@@ -1,16 +1,16 @@
 //! The variables `$npm_token_status`, `$npm_token_identity` and `$npm_token_authorization`.
 
-use super::bindings::{
-    ngx_conf_t, ngx_http_add_variable, ngx_http_request_t, ngx_http_variable_value_t, ngx_int_t,
-    ngx_str_t, NGX_HTTP_VAR_NOCACHEABLE,
-};
 use ngx::core::Status;
 use ngx::http::HttpModuleLocationConf;
 use ngx::ngx_string;
 
+use super::bindings::{
+    ngx_conf_t, ngx_http_add_variable, ngx_http_request_t, ngx_http_variable_value_t, ngx_int_t,
+    ngx_str_t, NGX_HTTP_VAR_NOCACHEABLE,
+};
 use super::context::RequestContext;
-use super::directive::Directive;
 use super::request::Request;
+use super::settings::Directive;
 use super::TokenInject;
 
 type Get = unsafe extern "C" fn(

@@ -5,14 +5,14 @@ use std::mem::size_of;
 use std::ops::{Deref, DerefMut};
 use std::ptr::{self, NonNull};
 
-use super::bindings::{
-    ngx_conf_t, ngx_int_t, ngx_pagesize, ngx_shared_memory_add, ngx_shm_zone_t, ngx_shmtx_lock,
-    ngx_shmtx_unlock, ngx_slab_calloc, ngx_slab_pool_t,
-};
 use ngx::core::Status;
 use ngx::http::HttpModule;
 use ngx::ngx_string;
 
+use super::bindings::{
+    ngx_conf_t, ngx_int_t, ngx_pagesize, ngx_shared_memory_add, ngx_shm_zone_t, ngx_shmtx_lock,
+    ngx_shmtx_unlock, ngx_slab_calloc, ngx_slab_pool_t,
+};
 use super::TokenInject;
 use crate::sso::cache::Table;
 use crate::sso::marker::MarkerKey;

@@ -1,12 +1,12 @@
 //! Responses: headers added to one, and whole ones of the module's own.
 
+use ngx::core::Status;
+
 use super::bindings::{
     ngx_http_complex_value_t, ngx_http_request_t, ngx_http_send_response, ngx_str_t,
     ngx_table_elt_t, NGX_HTTP_OK,
 };
-use ngx::core::Status;
-
-use super::headers_in::{copy, push, OutOfMemory};
+use super::pool::{copy, push, OutOfMemory};
 use super::request::Request;
 
 /// Has nobody keep the response.

@@ -1,0 +1,114 @@
+//! What the directive means for a location.
+
+use std::cell::OnceCell;
+use std::rc::Rc;
+
+use ngx::http::{Merge, MergeConfigError};
+
+use super::pool::OutOfMemory;
+use super::request::Request;
+use super::value::Value;
+use super::zone::Zone;
+use crate::sso::accounts::Accounts;
+
+/// What the module knows of the whole configuration.
+#[derive(Default)]
+pub struct MainConf {
+    pub zone: Option<Zone>,
+    /// Every directive that is not `off`, wherever it stands.
+    pub settings: Vec<Rc<Settings>>,
+}
+
+impl MainConf {
+    /// Whether the directive stands anywhere, other than `off`.
+    pub fn is_in_use(&self) -> bool {
+        !self.settings.is_empty()
+    }
+}
+
+/// What the directive says in a location.
+#[derive(Clone, Default)]
+pub enum Directive {
+    #[default]
+    Unset,
+    Off,
+    On(Rc<Settings>),
+}
+
+impl Merge for Directive {
+    fn merge(&mut self, outer: &Self) -> Result<(), MergeConfigError> {
+        if let Self::Unset = self {
+            *self = outer.clone();
+        }
+        Ok(())
+    }
+}
+
+/// What becomes of a request for which there is no token: the parameter `on_error`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OnError {
+    Pass,
+    Deny,
+}
+
+/// What becomes of a token that the client sends itself: the parameter `client_token`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ClientToken {
+    Keep,
+    Replace,
+}
+
+/// How NPM's page opens: the parameter `browser`, where it is on.
+pub struct Browser {
+    /// Where the UI's Logout leads to: the parameter `sign_out`.
+    pub sign_out: Option<String>,
+}
+
+/// A directive that is not `off`.
+pub struct Settings {
+    pub zone: Zone,
+    pub accounts: Accounts,
+    pub user: Value,
+    pub credentials: Option<Value>,
+    pub on_error: OnError,
+    pub client_token: ClientToken,
+    pub browser: Option<Browser>,
+    pub email: Identity,
+    pub groups: Identity,
+    /// The variables that the parameters name, with the parameter.
+    pub variables: Vec<(&'static str, String)>,
+    /// File and line.
+    pub place: String,
+}
+
+impl Settings {
+    /// The user's e-mail address, as far as Authentik says it.
+    pub fn email<'r>(&self, request: &'r Request) -> Result<&'r [u8], OutOfMemory> {
+        self.email.evaluate(request)
+    }
+
+    /// The user's groups, likewise.
+    pub fn groups<'r>(&self, request: &'r Request) -> Result<&'r [u8], OutOfMemory> {
+        self.groups.evaluate(request)
+    }
+}
+
+/// A part of what Authentik says of a user. Without a parameter it is taken from a variable,
+/// where the configuration has that: this is known only when all of it has been read.
+pub struct Identity {
+    pub variable: &'static str,
+    pub value: OnceCell<Value>,
+}
+
+impl Identity {
+    pub fn new(variable: &'static str, value: Option<Value>) -> Self {
+        Self { variable, value: value.map_or_else(OnceCell::new, OnceCell::from) }
+    }
+
+    fn evaluate<'r>(&self, request: &'r Request) -> Result<&'r [u8], OutOfMemory> {
+        match self.value.get() {
+            Some(value) => value.evaluate(request).ok_or(OutOfMemory),
+            None => Ok(&[]),
+        }
+    }
+}
