@@ -511,7 +511,13 @@ fn take(stream: &mut dyn Stream, received: &mut Vec<u8>, length: usize) -> io::R
 
 pub(crate) fn read_more(stream: &mut dyn Stream, received: &mut Vec<u8>) -> io::Result<usize> {
     let mut chunk = [0; 16 * 1024];
-    let length = stream.read(&mut chunk)?;
+    let length = loop {
+        match stream.read(&mut chunk) {
+            // A process that is stopped and goes on finds a read with a timeout ended (signal(7)).
+            Err(error) if error.kind() == ErrorKind::Interrupted => {}
+            read => break read?,
+        }
+    };
     received.extend_from_slice(&chunk[..length]);
     if received.len() > REQUEST_MAX {
         return Err(ErrorKind::FileTooLarge.into());
