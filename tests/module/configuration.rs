@@ -414,7 +414,8 @@ fn relative_paths_are_beside_nginx_conf_and_those_in_the_accounts_file_beside_it
         .file("below/directives/here.conf", format!("{user} npm_token_inject accounts/here.json;"))
         .file("below/nginx.conf", "events {}\nhttp { include directives/here.conf; }")
         .start();
-    let prelude = format!("pid test.pid; load_module {};", nginx::module().display());
+    let (module, user) = (nginx::module(), nginx::user_line());
+    let prelude = format!("{user} pid test.pid; load_module {};", module.display());
     let test = Command::new(nginx::binary())
         .args(["-t", "-c", "below/nginx.conf", "-e", "stderr", "-g", &prelude, "-p"])
         .arg(nginx.dir())

@@ -66,6 +66,20 @@ fn version() -> &'static str {
     })
 }
 
+/// Whether it is OpenResty, which without a master ends at SIGHUP, where nginx stays.
+pub fn is_openresty() -> bool {
+    version().contains("nginx version: openresty/")
+}
+
+/// A `user` line where nginx would need the user that it was built for, who may not exist here.
+pub fn user_line() -> &'static str {
+    // SAFETY: geteuid(2) always succeeds and touches no memory.
+    match unsafe { libc::geteuid() } {
+        0 => "user root;",
+        _ => "",
+    }
+}
+
 /// An nginx to start: one server, whose configuration is put together here.
 #[derive(Clone, Default)]
 pub struct Builder {
@@ -287,10 +301,7 @@ impl Builder {
         if !self.without_module {
             push_line(&mut main, &ROOT_TOP.replace(INSTALLED, &module().display().to_string()));
         }
-        // SAFETY: geteuid(2) always succeeds and touches no memory.
-        if unsafe { libc::geteuid() } == 0 {
-            push_line(&mut main, "user root;");
-        }
+        push_line(&mut main, user_line());
         let master = if self.single_process { "off" } else { "on" };
         push_line(&mut main, &format!("daemon off;\nmaster_process {master};"));
         push_line(&mut main, &format!("worker_processes {};", self.worker_count()));
