@@ -740,7 +740,7 @@ fn the_directive_acts_in_the_access_phase_unless_one_check_is_enough_there() {
         let reply = scope.spawn(|| request.send());
         eventually(SOON, "a login", || !world.npm.requests_to("/api/tokens").is_empty());
         let log = nginx.error_log();
-        let last = log.lines().filter(|line| line.contains(" phase: ")).next_back();
+        let last = log.lines().rfind(|line| line.contains(" phase: "));
         world.npm.clear_fault();
         assert_eq!(status(&reply.join().expect("a reply")), "miss");
         let expected = if satisfy() == "all" { "access phase: " } else { "generic phase: " };
