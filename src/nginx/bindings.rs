@@ -10,7 +10,7 @@ use ngx::http::{HttpModule, HttpModuleConfExt, HttpModuleLocationConf, HttpModul
 
 mod generated {
     #![allow(dead_code, non_camel_case_types, non_snake_case, non_upper_case_globals)]
-    #![allow(improper_ctypes, unnecessary_transmutes, clippy::all)]
+    #![allow(improper_ctypes, unknown_lints, unnecessary_transmutes, clippy::all)]
 
     use super::of_ngx::*;
 
