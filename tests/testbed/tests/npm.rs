@@ -159,14 +159,14 @@ fn from_2_16_on_a_denied_request_is_403_and_a_changed_password_ends_tokens() {
     assert_eq!(get("/api/nosuch", &guest), 404);
     assert_eq!(client.get("/api/nginx/proxy-hosts").status, 403);
 
-    let change = json!({"type": "password", "current": "guest-secret", "secret": "another"});
+    let change = json!({"type": "password", "current": "guest-secret", "secret": "another-secret"});
     let request = client.request("PUT", "/api/users/me/auth").bearer(&guest);
     assert_eq!(request.json(&change).send().text(), "true");
     for path in ["/api/users/me", "/api/tokens", "/api/nginx/proxy-hosts", "/api/users/3"] {
         assert_eq!(get(path, &guest), 401, "{path}");
     }
     assert_eq!(get("/api/users/me", &bob), 200);
-    let anew = log_in(&client, "guest@example.com", "another").json();
+    let anew = log_in(&client, "guest@example.com", "another-secret").json();
     assert_eq!(get("/api/users/me", anew["token"].as_str().expect("a token")), 200);
 
     let script = |npm: &Npm| {
@@ -275,6 +275,242 @@ fn users_are_made_changed_and_signed_in_as() {
     let guest = npm.issue_token("guest@example.com", DAY);
     let as_admin = client.request("POST", "/api/users/1/login").bearer(&guest).send();
     assert_eq!(as_admin.status, 404);
+}
+
+/// A client that is an administrator.
+struct Admin {
+    client: Client,
+    token: String,
+}
+
+impl Admin {
+    fn of(npm: &Npm) -> Self {
+        let token = npm.issue_token("admin@example.com", DAY);
+        Self { client: Client::new(&npm.url()), token }
+    }
+
+    fn call(&self, method: &str, target: &str, body: Value) -> Reply {
+        self.client.request(method, target).bearer(&self.token).json(&body).send()
+    }
+
+    fn make(&self, name: &str, email: &str, roles: Value) -> u64 {
+        let user = json!({"name": name, "nickname": "", "email": email, "roles": roles});
+        let made = self.call("POST", "/api/users", user);
+        assert_eq!(made.status, 201);
+        made.json()["id"].as_u64().expect("an id")
+    }
+
+    /// The addresses that a search finds, in its order.
+    fn search(&self, query: &str) -> Vec<String> {
+        let query: String = query.bytes().map(|byte| format!("%{byte:02X}")).collect();
+        let found = self.call("GET", &format!("/api/users?query={query}"), json!({})).json();
+        let found = found.as_array().expect("a list").clone();
+        found.iter().map(|user| user["email"].as_str().expect("an address").to_owned()).collect()
+    }
+}
+
+#[test]
+fn a_search_is_a_like_with_live_wildcards_on_names_too() {
+    let npm = quick();
+    let admin = Admin::of(&npm);
+    admin.make("bob@example.com", "Zed@Example.com", json!([]));
+    admin.make("100%", "\u{fc}@example.com", json!([]));
+    npm.disable("guest@example.com");
+    npm.delete("totp@example.com");
+    let all = ["100%", "admin", "bob", "bob@example.com", "guest"].len();
+    for (query, found) in [
+        ("bob@example.com", &["bob@example.com", "Zed@Example.com"][..]),
+        ("ZED@EXAMPLE", &["Zed@Example.com"]),
+        ("_ed@example.com", &["Zed@Example.com"]),
+        ("z%com", &["Zed@Example.com"]),
+        ("guest", &["guest@example.com"]),
+        ("\u{fc}@", &["\u{fc}@example.com"]),
+        ("\u{dc}@", &[]),
+        ("\\%", &[]),
+        ("totp", &[]),
+    ] {
+        assert_eq!(admin.search(query), found, "{query}");
+    }
+    for everybody in ["", "%", "_"] {
+        assert_eq!(admin.search(everybody).len(), all, "{everybody}");
+    }
+    let long = admin.call("GET", &format!("/api/users?query={}", "q".repeat(256)), json!({}));
+    assert_eq!(long.status, 400);
+}
+
+#[test]
+fn nothing_keeps_two_users_from_having_one_address() {
+    let npm = quick();
+    let admin = Admin::of(&npm);
+    let ids = [(); 2].map(|()| admin.make("Eve", "Eve@example.com", json!([])));
+    assert_eq!(admin.search("eve@example.com"), ["Eve@example.com"; 2]);
+    assert_eq!(ids[1], ids[0] + 1);
+    let makes = |fields: Value| {
+        let mut user = json!({"name": "n", "nickname": "n", "email": "e@example.com"});
+        user.as_object_mut().unwrap().extend(fields.as_object().unwrap().clone());
+        admin.call("POST", "/api/users", user).status
+    };
+    for (fields, status) in [
+        (json!({"nickname": ""}), 201),
+        (json!({"name": ""}), 400),
+        (json!({"email": "e@"}), 400),
+        (json!({"email": "e@x"}), 201),
+        (json!({"roles": "admin"}), 400),
+        (json!({"id": 1}), 400),
+    ] {
+        assert_eq!(makes(fields.clone()), status, "{fields}");
+    }
+}
+
+#[test]
+fn a_user_who_is_made_with_a_password_has_no_permissions() {
+    let npm = quick();
+    let admin = Admin::of(&npm);
+    let auth = json!({"type": "password", "secret": "eve-secret"});
+    let eve = json!({"name": "E", "nickname": "E", "email": "eve@example.com", "auth": auth});
+    assert_eq!(admin.call("POST", "/api/users", eve).status, 500);
+    let eve = npm.shown("eve@example.com");
+    assert_eq!(eve["permissions"], Value::Null);
+    assert_eq!(log_in(&admin.client, "eve@example.com", "eve-secret").status, 200);
+    let path = format!("/api/users/{}/permissions", eve["id"]);
+    assert_eq!(admin.call("PUT", &path, json!({"visibility": "all"})).status, 500);
+}
+
+#[test]
+fn a_role_changes_at_once_and_what_is_seen_with_it_only_when_told() {
+    let npm = quick();
+    let admin = Admin::of(&npm);
+    let guest = npm.issue_token("guest@example.com", DAY);
+    let lists = || admin.client.request("GET", "/api/users").bearer(&guest).send().status;
+    let visibility = || npm.shown("guest@example.com")["permissions"]["visibility"].clone();
+    let permit = |fields: Value| admin.call("PUT", "/api/users/3/permissions", fields);
+    assert_eq!(lists(), 404);
+    admin.call("PUT", "/api/users/3", json!({"roles": ["admin"]}));
+    assert_eq!((lists(), visibility()), (200, json!("user")));
+    assert_eq!(permit(json!({"visibility": "all"})).text(), "true");
+    admin.call("PUT", "/api/users/3", json!({"roles": []}));
+    assert_eq!((lists(), visibility()), (404, json!("all")));
+
+    assert_eq!(permit(json!({"visibility": "none"})).status, 400);
+    assert_eq!(permit(json!({})).status, 400);
+    assert_eq!(permit(json!({"visbility": "user"})).status, 500);
+    npm.swap_permissions("guest@example.com", "bob@example.com");
+    assert_eq!(permit(json!({"visibility": "user"})).status, 500);
+    assert_eq!(visibility(), "all");
+}
+
+#[test]
+fn an_address_is_its_users_own_claim_where_it_is_free() {
+    let npm = quick();
+    let admin = Admin::of(&npm);
+    let guest = npm.issue_token("guest@example.com", DAY);
+    let call = |method: &str, target: &str, body: Value| {
+        admin.client.request(method, target).bearer(&guest).json(&body).send()
+    };
+    let change = |body: Value| call("PUT", "/api/users/me", body);
+    let taken = change(json!({"email": " BOB@example.com"}));
+    assert_eq!(message(&taken), "Email address already in use - bob@example.com");
+    let changed = change(json!({"email": " Boss@Example.com ", "roles": ["admin"]}));
+    assert_eq!((changed.status, &changed.json()["email"]), (200, &json!("boss@example.com")));
+    assert_eq!(changed.json()["roles"], json!([]));
+    for (method, target) in [
+        ("PUT", "/api/users/1"),
+        ("PUT", "/api/users/me/permissions"),
+        ("POST", "/api/users/1/login"),
+        ("DELETE", "/api/users/me"),
+        ("POST", "/api/users/1/2fa"),
+        ("GET", "/api/audit-log"),
+    ] {
+        let body = json!({"visibility": "all"});
+        let body = if target == "/api/users/1" { json!({"name": "x"}) } else { body };
+        assert_eq!(call(method, target, body).status, 404, "{method} {target}");
+    }
+    assert_eq!(admin.call("DELETE", "/api/users/me", json!({})).status, 403);
+}
+
+#[test]
+fn signing_in_as_a_disabled_user_gives_a_token_that_is_worth_nothing() {
+    let npm = quick();
+    let admin = Admin::of(&npm);
+    admin.call("PUT", "/api/users/3", json!({"is_disabled": true}));
+    let reply = admin.call("POST", "/api/users/3/login", json!({}));
+    assert_eq!((reply.status, &reply.json()["user"]["is_disabled"]), (200, &json!(true)));
+    let token = reply.json()["token"].as_str().unwrap().to_owned();
+    assert_eq!(me(&admin.client, &token).status, 404);
+    admin.call("PUT", "/api/users/3", json!({"is_disabled": false}));
+    assert_eq!(me(&admin.client, &token).status, 200);
+    admin.call("DELETE", "/api/users/3", json!({}));
+    assert_eq!(admin.call("POST", "/api/users/3/login", json!({})).status, 404);
+}
+
+#[test]
+fn the_audit_log_names_who_did_it_and_signing_in_as_is_not_in_it() {
+    let npm = quick();
+    let admin = Admin::of(&npm);
+    let reply = admin.call("POST", "/api/users/3/login", json!({}));
+    let guest = reply.json()["token"].as_str().unwrap().to_owned();
+    let name = json!({"name": "Another"});
+    admin.client.request("PUT", "/api/users/me").bearer(&guest).json(&name).send();
+    let made = admin.make("Eve", "eve@example.com", json!([]));
+    admin.call("DELETE", &format!("/api/users/{made}"), json!({}));
+    let log = admin.call("GET", "/api/audit-log?expand=user", json!({})).json();
+    let log: Vec<_> = log.as_array().expect("a list").iter().collect();
+    let seen = |row: &&Value| {
+        (row["user"]["email"].clone(), row["action"].clone(), row["object_id"].clone())
+    };
+    let expected = [
+        ("admin@example.com", "deleted", made),
+        ("admin@example.com", "created", made),
+        ("guest@example.com", "updated", 3),
+    ];
+    let expected = expected.map(|(who, what, whom)| (json!(who), json!(what), json!(whom)));
+    assert_eq!(log.iter().map(seen).collect::<Vec<_>>(), expected);
+    assert_eq!(npm.audit_log()[0]["meta"]["name"], "Another");
+}
+
+#[test]
+fn a_second_factor_is_set_up_used_and_ended() {
+    let npm = quick();
+    let client = Client::new(&npm.url());
+    let guest = npm.issue_token("guest@example.com", DAY);
+    let call = |method: &str, target: &str, body: Value| {
+        client.request(method, target).bearer(&guest).json(&body).send()
+    };
+    let path = "/api/users/me/2fa";
+    let enable = |code: &str| call("POST", "/api/users/me/2fa/enable", json!({"code": code}));
+    assert_eq!(message(&enable("000000")), "No pending 2FA setup found");
+    let begun = call("POST", path, json!({})).json();
+    let secret = begun["secret"].as_str().expect("a secret").to_owned();
+    assert_eq!(secret.len(), 32);
+    assert!(begun["otpauth_url"].as_str().unwrap().starts_with("otpauth://totp/Nginx%20Proxy"));
+    assert_eq!(enable("00000").status, 400);
+    assert_eq!(enable("0000000").status, 500);
+    let code = || totp(&secret, npm.seconds());
+    // The code may change between the two clocks' readings.
+    let enabled = [(); 2].map(|()| enable(&code()));
+    let enabled = enabled.iter().find(|reply| reply.status == 200).expect("it enabled");
+    let codes = enabled.json()["backup_codes"].as_array().expect("codes").clone();
+    assert_eq!(codes.len(), 8);
+
+    let challenge = log_in(&client, "guest@example.com", "guest-secret").json();
+    let answer = |code: &str| {
+        let body = json!({"challenge_token": challenge["challenge_token"], "code": code});
+        client.request("POST", "/api/tokens/2fa").json(&body).send().status
+    };
+    for (step, status) in [(-60, 400), (60, 400)] {
+        let code = totp(&secret, npm.seconds().checked_add_signed(step).expect("a time"));
+        assert_eq!(answer(&code), status, "{step}");
+    }
+    assert!([(); 2].map(|()| answer(&code())).contains(&200));
+    let backup = codes[0].as_str().expect("a code").to_lowercase();
+    assert_eq!([(); 2].map(|()| answer(&backup)), [200, 400]);
+    assert_eq!(call("GET", path, json!({})).json()["backup_codes_remaining"], 7);
+    assert_eq!(answer("abcdef"), 500);
+
+    assert_eq!(message(&call("DELETE", path, json!({}))), "Missing required parameter: code");
+    let ended = || call("DELETE", &format!("{path}?code={}", code()), json!({})).status;
+    assert!([(); 2].map(|()| ended()).contains(&200));
+    assert!(log_in(&client, "guest@example.com", "guest-secret").json()["token"].is_string());
 }
 
 #[test]

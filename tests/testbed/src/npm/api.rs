@@ -1,19 +1,27 @@
 //! NPM's API, `/api/…`.
 
+use std::ops::RangeInclusive;
 use std::sync::{Arc, Mutex};
 
+use percent_encoding::{utf8_percent_encode, AsciiSet, NON_ALPHANUMERIC};
 use serde::Serialize;
 use serde_json::{json, Map, Value};
 
 use super::fault;
 use super::page;
 use super::token::{Claims, Lifetime, Refusal};
-use super::totp::totp;
-use super::user::User;
+use super::totp::{new_secret, totp};
+use super::user::{User, PERMISSIONS};
 use super::{front_headers, Release, State};
-use crate::clock;
 use crate::server::{form_fields, lock, Answer, Request, Response};
 use crate::wait::Stop;
+use crate::{clock, random};
+
+/// NPM hands a user so many backup codes.
+pub(super) const BACKUP_CODES: usize = 8;
+
+/// How many rows of the audit log are shown.
+const AUDIT_LOG_MAX: usize = 100;
 
 /// The most that the body parsers take, in bytes.
 const BODY_MAX: usize = 100 * 1024;
@@ -66,7 +74,7 @@ fn route(state: &Mutex<State>, request: &Request, path: &str, stop: &Stop) -> Re
     let method = if request.method == "HEAD" { "GET" } else { &*request.method };
     match (method, parts.as_slice()) {
         ("POST", ["tokens"]) => login(state, request, stop),
-        ("POST", ["tokens", "2fa"]) => second_factor(state, request),
+        ("POST", ["tokens", "2fa"]) => second_factor(state, request, stop),
         ("OPTIONS", ["tokens" | "users" | "nginx" | "reports" | "settings" | "audit-log", ..]) => {
             Ok(Response::new(204))
         }
@@ -119,15 +127,15 @@ impl Call<'_> {
             ("PUT", ["users", id]) => self.change_user(state, self.id(id)?),
             ("DELETE", ["users", id]) => self.delete_user(state, self.id(id)?),
             ("PUT", ["users", id, "auth"]) => self.change_secret(state, self.id(id)?),
-            ("PUT", ["users", _, "permissions"]) => {
-                self.permitted(self.is_administrator())?;
-                Ok(Response::json(200, "true"))
-            }
+            ("PUT", ["users", id, "permissions"]) => self.change_permissions(state, self.id(id)?),
             ("POST", ["users", id, "login"]) => self.sign_in_as(state, id),
-            ("GET", ["audit-log"]) => {
-                self.permitted(self.is_administrator())?;
-                Ok(Response::json(200, "[]"))
+            ("GET", ["users", id, "2fa"]) => self.show_second_factor(state, self.id(id)?),
+            ("POST", ["users", id, "2fa"]) => self.start_second_factor(state, self.id(id)?),
+            ("DELETE", ["users", id, "2fa"]) => self.end_second_factor(state, self.id(id)?),
+            ("POST", ["users", id, "2fa", "enable"]) => {
+                self.enable_second_factor(state, self.id(id)?)
             }
+            ("GET", ["audit-log"]) => self.show_audit_log(state),
             (
                 "GET",
                 ["nginx", "proxy-hosts" | "redirection-hosts" | "dead-hosts" | "streams" | "access-lists"
@@ -190,9 +198,15 @@ impl Call<'_> {
     }
 
     fn list_users(&self, state: &State) -> Result {
-        self.permitted(self.is_administrator())?;
         let expand = self.request.query_value("expand");
         let text = self.request.query_value("query").unwrap_or_default();
+        if text.chars().count() > 255 {
+            return Err(error(400, "Internal Error"));
+        }
+        self.permitted(self.is_administrator())?;
+        if expand.as_deref().is_some_and(|names| names != "permissions") {
+            return Err(internal_error());
+        }
         let users = state.users.list(&text);
         let users: Vec<_> = users.iter().map(|user| user.shown(expand.as_deref())).collect();
         Ok(Response::json(200, json!(users)))
@@ -201,14 +215,23 @@ impl Call<'_> {
     fn make_user(&self, state: &mut State) -> Result {
         let required = ["name", "nickname", "email"];
         let fields = Fields::new(&self.body, &required, &["roles", "is_disabled", "auth"])?;
-        let email = fields.text("email")?.unwrap_or_default();
+        let changes = fields.changes()?;
         self.permitted(self.is_administrator())?;
-        let secret = fields.0.get("auth").and_then(|auth| auth["secret"].as_str());
-        let user = state.users.add(&email, secret.unwrap_or_default(), false);
-        fields.change(user)?;
+        let email = changes.email.clone().unwrap_or_default();
+        let user = state.users.add_without_permissions(&email, "", false);
+        changes.make(user);
         // Only a change folds the address.
         user.email = email;
-        Ok(Response::json(201, user.shown(Some("permissions"))))
+        let id = user.id;
+        // The row of the password goes in the place of the user, of whom the rest needs the id.
+        if let Some(auth) = fields.0.get("auth") {
+            auth["secret"].as_str().unwrap_or_default().clone_into(&mut user.secret);
+            return Err(internal_error());
+        }
+        state.users.permit(id);
+        let shown = self.user_of(state, id)?.shown(Some("permissions"));
+        self.note(state, "created", id, shown.clone());
+        Ok(Response::json(201, shown))
     }
 
     fn show_user(&self, state: &mut State, id: u64) -> Result {
@@ -218,18 +241,32 @@ impl Call<'_> {
 
     fn change_user(&self, state: &mut State, id: u64) -> Result {
         let known = ["name", "nickname", "email", "roles", "is_disabled"];
-        let mut fields = Fields::new(&self.body, &[], &known)?;
+        let fields = Fields::new(&self.body, &[], &known)?;
         if fields.0.is_empty() {
-            return Err(error(400, "data must NOT have fewer than 1 properties"));
+            return Err(too_few_properties());
         }
+        let mut changes = fields.changes()?;
+        let mut meta = fields.0;
         if !self.is_administrator() {
-            fields.0.remove("roles");
+            changes.roles = None;
+            meta.remove("roles");
+        }
+        self.user_of(state, id)?;
+        if let Some(email) = &mut changes.email {
+            *email = email.to_lowercase().trim().to_owned();
+            meta.insert("email".to_owned(), json!(email));
+            if state.users.is_taken(email, id) {
+                return Err(error(400, &format!("Email address already in use - {email}")));
+            }
         }
         let now = clock::sql(state.now());
         let user = self.user_of(state, id)?;
-        fields.change(user)?;
+        changes.make(user);
         user.modified_on = now;
-        Ok(Response::json(200, user.shown(None)))
+        let shown = user.shown(None);
+        meta.extend([("id".to_owned(), json!(id)), ("name".to_owned(), shown["name"].clone())]);
+        self.note(state, "updated", id, Value::Object(meta));
+        Ok(Response::json(200, shown))
     }
 
     fn delete_user(&self, state: &mut State, id: u64) -> Result {
@@ -237,13 +274,49 @@ impl Call<'_> {
         if self.is_self(id) {
             return Err(error(403, "Permission Denied"));
         }
-        self.user_of(state, id)?.is_deleted = true;
+        let user = self.user_of(state, id)?;
+        let shown = user.shown(None);
+        user.is_deleted = true;
+        self.note(state, "deleted", id, shown);
+        Ok(Response::json(200, "true"))
+    }
+
+    fn change_permissions(&self, state: &mut State, id: u64) -> Result {
+        let fields = self.body.clone().ok_or_else(|| error(400, "Payload is undefined"))?;
+        if fields.is_empty() {
+            return Err(too_few_properties());
+        }
+        for (name, value) in &fields {
+            let allowed: &[&str] = match name.as_str() {
+                "visibility" => &["all", "user"],
+                name if PERMISSIONS.contains(&name) => &["hidden", "view", "manage"],
+                // What it does not know, it leaves to the database.
+                _ => continue,
+            };
+            if !value.as_str().is_some_and(|value| allowed.contains(&value)) {
+                let message = format!("data/{name} must be equal to one of the allowed values");
+                return Err(error(400, &message));
+            }
+        }
+        self.permitted(self.is_administrator())?;
+        let mut meta = json!({"name": self.user_of(state, id)?.name});
+        match state.users.set_permissions(id, fields) {
+            Err(()) => return Err(internal_error()),
+            Ok(Some(permissions)) => meta["permissions"] = permissions,
+            Ok(None) => {}
+        }
+        self.note(state, "updated", id, meta);
         Ok(Response::json(200, "true"))
     }
 
     fn change_secret(&self, state: &mut State, id: u64) -> Result {
-        let fields = Fields::new(&self.body, &["type", "secret"], &["current"])?;
-        let current = fields.text("current")?;
+        let fields = Fields::of(&self.body, &["type", "secret"])?;
+        let kind = fields.text("type", 0..=usize::MAX)?;
+        let current = fields.text("current", 1..=64)?;
+        let secret = fields.text("secret", 8..=64)?.unwrap_or_default();
+        if kind.is_some_and(|kind| kind != "password") {
+            return Err(error(400, "data/type must match pattern \"^password$\""));
+        }
         let user = self.user_of(state, id)?;
         if self.is_self(id) {
             match current {
@@ -252,8 +325,103 @@ impl Call<'_> {
                 Some(_) => {}
             }
         }
-        user.change_secret(&fields.text("secret")?.unwrap_or_default());
+        user.change_secret(&secret);
+        let name = user.name.clone();
+        let meta = json!({"name": name, "password_changed": true, "auth_type": "password"});
+        self.note(state, "updated", id, meta);
         Ok(Response::json(200, "true"))
+    }
+
+    /// The user, who has a password: 2FA is kept beside it.
+    fn user_with_secret<'s>(&self, state: &'s mut State, id: u64) -> Result<&'s mut User> {
+        match self.user_of(state, id)? {
+            user if user.secret.is_empty() => Err(error(404, "Not Found - Auth not found")),
+            user => Ok(user),
+        }
+    }
+
+    fn show_second_factor(&self, state: &mut State, id: u64) -> Result {
+        let factor = &self.user_with_secret(state, id)?.second_factor;
+        let (enabled, left) = (factor.secret.is_some(), factor.backup_codes.len());
+        Ok(Response::json(200, json!({"enabled": enabled, "backup_codes_remaining": left})))
+    }
+
+    fn start_second_factor(&self, state: &mut State, id: u64) -> Result {
+        let user = self.user_with_secret(state, id)?;
+        if user.second_factor.secret.is_some() {
+            return Err(error(400, "2FA is already enabled"));
+        }
+        let secret = new_secret();
+        user.second_factor.pending = Some(secret.clone());
+        // As encodeURIComponent.
+        const SET: &AsciiSet =
+            &NON_ALPHANUMERIC.remove(b'-').remove(b'_').remove(b'.').remove(b'~');
+        let label = utf8_percent_encode(&user.email, SET);
+        let name = "Nginx%20Proxy%20Manager";
+        let url = format!("otpauth://totp/{name}:{label}?secret={secret}&issuer={name}");
+        Ok(Response::json(200, json!({"secret": secret, "otpauth_url": url})))
+    }
+
+    fn enable_second_factor(&self, state: &mut State, id: u64) -> Result {
+        let fields = Fields::new(&self.body, &["code"], &[])?;
+        let code = fields.text("code", 6..=8)?.unwrap_or_default();
+        let seconds = state.seconds();
+        let factor = &mut self.user_with_secret(state, id)?.second_factor;
+        let Some(pending) = factor.pending.clone() else {
+            return Err(error(400, "No pending 2FA setup found"));
+        };
+        if !is_code(&code) {
+            return Err(internal_error());
+        }
+        if totp(&pending, seconds) != code {
+            return Err(error(400, "Invalid verification code"));
+        }
+        factor.pending = None;
+        factor.secret = Some(pending);
+        factor.backup_codes = backup_codes();
+        Ok(Response::json(200, json!({"backup_codes": factor.backup_codes})))
+    }
+
+    fn end_second_factor(&self, state: &mut State, id: u64) -> Result {
+        let code = self.request.query_value("code").filter(|code| !code.is_empty());
+        let code = code.ok_or_else(|| error(400, "Missing required parameter: code"))?;
+        let seconds = state.seconds();
+        let factor = &mut self.user_with_secret(state, id)?.second_factor;
+        match &factor.secret {
+            None => Err(error(400, "2FA is not enabled")),
+            Some(_) if !is_code(&code) => Err(internal_error()),
+            Some(secret) if totp(secret, seconds) != code => {
+                Err(error(400, "Invalid verification code"))
+            }
+            Some(_) => {
+                *factor = Default::default();
+                Ok(Response::json(200, "true"))
+            }
+        }
+    }
+
+    /// Puts into the audit log what the request has done to a user.
+    fn note(&self, state: &mut State, action: &'static str, id: u64, meta: Value) {
+        let now = clock::sql(state.now());
+        state.audit_log.push(json!({
+            "id": state.audit_log.len() + 1, "created_on": now, "modified_on": now,
+            "user_id": self.user.as_ref().map(|user| user.id), "object_type": "user",
+            "object_id": id, "action": action, "meta": meta,
+        }));
+    }
+
+    fn show_audit_log(&self, state: &State) -> Result {
+        self.permitted(self.is_administrator())?;
+        let expand = self.request.query_value("expand");
+        let shown = state.audit_log.iter().rev().take(AUDIT_LOG_MAX).map(|row| {
+            let mut row = row.clone();
+            if expand.as_deref() == Some("user") {
+                let by = row["user_id"].as_u64().and_then(|id| state.users.of_any_id(id));
+                row["user"] = json!(by);
+            }
+            row
+        });
+        Ok(Response::json(200, json!(shown.collect::<Vec<_>>())))
     }
 
     fn sign_in_as(&self, state: &mut State, id: &str) -> Result {
@@ -271,9 +439,9 @@ impl Call<'_> {
 /// `POST /api/tokens`, without any fault.
 pub(super) fn login(state: &Mutex<State>, request: &Request, stop: &Stop) -> Result {
     let fields = Fields::new(&body(request)?, &["identity", "secret"], &["scope"])?;
-    let identity = fields.text("identity")?.unwrap_or_default();
-    let secret = fields.text("secret")?.unwrap_or_default();
-    if fields.text("scope")?.is_some_and(|scope| scope != "user") {
+    let identity = fields.text("identity", 1..=usize::MAX)?.unwrap_or_default();
+    let secret = fields.text("secret", 1..=usize::MAX)?.unwrap_or_default();
+    if fields.text("scope", 1..=usize::MAX)?.is_some_and(|scope| scope != "user") {
         return Err(error(400, "data/scope must be equal to one of the allowed values"));
     }
 
@@ -290,7 +458,7 @@ pub(super) fn login(state: &Mutex<State>, request: &Request, stop: &Stop) -> Res
     }
 
     let mut state = lock(state);
-    if user.totp_secret.is_some() {
+    if user.second_factor.secret.is_some() {
         let five_minutes = Lifetime::parse("5m").unwrap_or_else(|| state.day());
         let (token, _) = state.issue(&user, "2fa-challenge", &five_minutes);
         let challenge = format!(r#"{{"requires_2fa":true,"challenge_token":"{token}"}}"#);
@@ -302,32 +470,57 @@ pub(super) fn login(state: &Mutex<State>, request: &Request, stop: &Stop) -> Res
 }
 
 /// `POST /api/tokens/2fa`.
-fn second_factor(state: &Mutex<State>, request: &Request) -> Result {
+fn second_factor(state: &Mutex<State>, request: &Request, stop: &Stop) -> Result {
     let fields = Fields::new(&body(request)?, &["challenge_token", "code"], &[])?;
-    let challenge = fields.text("challenge_token")?.unwrap_or_default();
-    let code = fields.text("code")?.unwrap_or_default();
-    if code.len() < 6 {
-        return Err(error(400, "data/code must NOT have fewer than 6 characters"));
-    }
+    let challenge = fields.text("challenge_token", 1..=usize::MAX)?.unwrap_or_default();
+    let code = fields.text("code", 6..=8)?.unwrap_or_default();
 
-    let mut state = lock(state);
-    let now = state.now();
-    let claims = state.tokens.verify(&challenge, now).cloned();
+    let mut state_now = lock(state);
+    state_now.codes += 1;
+    let now = state_now.now();
+    let claims = state_now.tokens.verify(&challenge, now).cloned();
     let claims = claims.map_err(|_| error(400, "Invalid or expired challenge token"))?;
     if claims.scope != "2fa-challenge" {
         return Err(error(400, "Invalid challenge token"));
     }
-    let user = state.users.of_id(claims.user).cloned();
+    let seconds = state_now.seconds();
+    // Two hashes of a backup code cost less than one of a password.
+    let hash_time = state_now.login_time / 3;
+    let user = state_now.users.of_id(claims.user);
     let user = user.ok_or_else(|| error(400, "Invalid challenge token"))?;
-    let seconds = u64::try_from(now.div_euclid(1000)).unwrap_or_default();
-    if user.totp_secret.as_ref().is_none_or(|secret| totp(secret, seconds) != code) {
-        return Err(error_of(
-            json!({"code": 400, "message": "Invalid verification code", "message_i18n": "error.invalid-2fa"}),
-        ));
+    let factor = &mut user.second_factor;
+    if code.len() == 6 && !is_code(&code) {
+        return Err(internal_error());
     }
-    let day = state.day();
-    let (token, expires) = state.issue(&user, "user", &day);
+    if factor.secret.as_ref().is_none_or(|secret| totp(secret, seconds) != code) {
+        let backup = factor.backup_codes.iter().position(|held| held.eq_ignore_ascii_case(&code));
+        let compared = backup.map_or(factor.backup_codes.len(), |at| at + 1);
+        if let Some(at) = backup {
+            factor.backup_codes.remove(at);
+        }
+        drop(state_now);
+        stop.pause(hash_time * u32::try_from(compared).unwrap_or_default());
+        if backup.is_none() {
+            return Err(error_of(
+                json!({"code": 400, "message": "Invalid verification code", "message_i18n": "error.invalid-2fa"}),
+            ));
+        }
+        state_now = lock(state);
+    }
+    let user = state_now.users.of_any_id(claims.user).cloned().ok_or_else(internal_error)?;
+    let day = state_now.day();
+    let (token, expires) = state_now.issue(&user, "user", &day);
     Ok(token_answer(&token, &expires))
+}
+
+/// Whether a text may be a code: NPM's library throws where it is not.
+fn is_code(text: &str) -> bool {
+    text.len() == 6 && text.bytes().all(|b| b.is_ascii_digit())
+}
+
+pub(super) fn backup_codes() -> Vec<String> {
+    let code = |_| random::bytes(4).iter().map(|byte| format!("{byte:02X}")).collect();
+    (0..BACKUP_CODES).map(code).collect()
 }
 
 impl State {
@@ -368,17 +561,53 @@ impl State {
 /// The fields of a body, checked as NPM's schema does.
 struct Fields(Map<String, Value>);
 
+/// What is to become of a user.
+struct Changes {
+    name: Option<String>,
+    nickname: Option<String>,
+    email: Option<String>,
+    roles: Option<Vec<String>>,
+    is_disabled: Option<bool>,
+}
+
+impl Changes {
+    fn make(self, user: &mut User) {
+        let Self { name, nickname, email, roles, is_disabled } = self;
+        let fields =
+            [(name, &mut user.name), (nickname, &mut user.nickname), (email, &mut user.email)];
+        for (text, field) in fields {
+            *field = text.unwrap_or_else(|| std::mem::take(field));
+        }
+        user.roles = roles.unwrap_or_else(|| std::mem::take(&mut user.roles));
+        user.is_disabled = is_disabled.unwrap_or(user.is_disabled);
+    }
+}
+
 impl Fields {
     fn new(
         body: &Option<Map<String, Value>>,
         required: &[&str],
         optional: &[&str],
     ) -> Result<Self> {
+        let is_known =
+            |name: &String| required.iter().chain(optional).any(|known| *known == name.as_str());
+        Self::checked(body, required, is_known)
+    }
+
+    /// Fields of any name.
+    fn of(body: &Option<Map<String, Value>>, required: &[&str]) -> Result<Self> {
+        Self::checked(body, required, |_| true)
+    }
+
+    fn checked(
+        body: &Option<Map<String, Value>>,
+        required: &[&str],
+        is_known: impl Fn(&String) -> bool,
+    ) -> Result<Self> {
         let body = body.clone().ok_or_else(|| error(400, "Payload is undefined"))?;
         let missing = required.iter().filter(|name| !body.contains_key(**name));
         let mut wrong: Vec<String> =
             missing.map(|name| format!("data must have required property '{name}'")).collect();
-        let is_known = |name| required.iter().chain(optional).any(|known| known == name);
         if !body.keys().all(is_known) {
             wrong.push("data must NOT have additional properties".into());
         }
@@ -389,46 +618,48 @@ impl Fields {
         }
     }
 
-    /// A text of at least one character. Numbers and booleans are taken for texts.
-    fn text(&self, name: &str) -> Result<Option<String>> {
-        match self.0.get(name) {
-            None => Ok(None),
-            Some(value) if *value == Value::Null || *value == "" => {
-                Err(error(400, &format!("data/{name} must NOT have fewer than 1 characters")))
+    /// A text of so many characters. Numbers and booleans are taken for texts, null for none.
+    fn text(&self, name: &str, length: RangeInclusive<usize>) -> Result<Option<String>> {
+        let text = match self.0.get(name) {
+            None => return Ok(None),
+            Some(Value::Null) => String::new(),
+            Some(Value::String(text)) => text.clone(),
+            Some(value @ (Value::Number(_) | Value::Bool(_))) => value.to_string(),
+            Some(_) => return Err(error(400, &format!("data/{name} must be string"))),
+        };
+        let (least, most) = (length.start(), length.end());
+        match text.chars().count() {
+            count if count < *least => {
+                Err(error(400, &format!("data/{name} must NOT have fewer than {least} characters")))
             }
-            Some(Value::String(text)) => Ok(Some(text.clone())),
-            Some(value @ (Value::Number(_) | Value::Bool(_))) => Ok(Some(value.to_string())),
-            Some(_) => Err(error(400, &format!("data/{name} must be string"))),
+            count if count > *most => {
+                Err(error(400, &format!("data/{name} must NOT have more than {most} characters")))
+            }
+            _ => Ok(Some(text)),
         }
     }
 
-    /// Puts the fields into a user.
-    fn change(&self, user: &mut User) -> Result<()> {
-        if let Some(name) = self.text("name")? {
-            user.name = name;
-        }
-        if let Some(nickname) = self.text("nickname")? {
-            user.nickname = nickname;
-        }
-        if let Some(email) = self.text("email")? {
-            user.email = email.to_lowercase().trim().to_owned();
-        }
-        match self.0.get("roles") {
-            None => {}
+    fn changes(&self) -> Result<Changes> {
+        let roles = match self.0.get("roles") {
+            None => None,
             Some(Value::Array(roles)) => {
-                user.roles = roles.iter().filter_map(Value::as_str).map(str::to_owned).collect();
+                Some(roles.iter().filter_map(Value::as_str).map(str::to_owned).collect())
             }
             Some(_) => return Err(error(400, "data/roles must be array")),
-        }
-        match self.0.get("is_disabled") {
-            None => {}
-            Some(Value::Bool(is)) => user.is_disabled = *is,
-            Some(Value::String(text)) if text == "true" || text == "false" => {
-                user.is_disabled = text == "true";
-            }
+        };
+        let is_disabled = match self.0.get("is_disabled") {
+            None => None,
+            Some(Value::Bool(is)) => Some(*is),
+            Some(Value::String(text)) if text == "true" || text == "false" => Some(text == "true"),
             Some(_) => return Err(error(400, "data/is_disabled must be boolean")),
-        }
-        Ok(())
+        };
+        Ok(Changes {
+            name: self.text("name", 1..=usize::MAX)?,
+            nickname: self.text("nickname", 0..=usize::MAX)?,
+            email: self.text("email", 3..=usize::MAX)?,
+            roles,
+            is_disabled,
+        })
     }
 }
 
@@ -529,6 +760,10 @@ pub(super) fn error(status: u16, message: &str) -> Response {
 fn error_of(error: Value) -> Response {
     let status = error["code"].as_u64().and_then(|code| u16::try_from(code).ok());
     Response::json(status.unwrap_or(500), json!({"error": error}))
+}
+
+fn too_few_properties() -> Response {
+    error(400, "data must NOT have fewer than 1 properties")
 }
 
 fn internal_error() -> Response {

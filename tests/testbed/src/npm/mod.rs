@@ -16,6 +16,8 @@ use std::time::Duration;
 pub use fault::Fault;
 pub use totp::totp;
 
+use serde_json::Value;
+
 use crate::server::{lock, Request, Server};
 use crate::tls::Tls;
 use crate::{clock, headers::Headers};
@@ -71,6 +73,8 @@ struct State {
     tokens: Tokens,
     requests: Vec<Request>,
     logins: usize,
+    codes: usize,
+    audit_log: Vec<Value>,
     fault: Option<Fault>,
     login_time: Duration,
     token_lifetime: Duration,
@@ -83,6 +87,11 @@ impl State {
     /// The time by NPM's clock, in milliseconds since 1970.
     fn now(&self) -> i64 {
         clock::unix_millis() + self.clock_offset
+    }
+
+    /// The same in whole seconds.
+    fn seconds(&self) -> u64 {
+        u64::try_from(self.now().div_euclid(1000)).unwrap_or_default()
     }
 
     /// A token as a login gives it, with the date of its end.
@@ -127,6 +136,44 @@ impl Npm {
     /// How many times `POST /api/tokens` was received.
     pub fn logins(&self) -> usize {
         lock(&self.state).logins
+    }
+
+    /// How many times a code was received, at `POST /api/tokens/2fa`.
+    pub fn codes(&self) -> usize {
+        lock(&self.state).codes
+    }
+
+    /// The time by NPM's clock, in seconds since 1970: codes go by it.
+    pub fn seconds(&self) -> u64 {
+        lock(&self.state).seconds()
+    }
+
+    /// The users who are not deleted, by their names, as an administrator sees them, with their
+    /// permissions.
+    pub fn users(&self) -> Vec<Value> {
+        let state = lock(&self.state);
+        state.users.list("").iter().map(|user| user.shown(Some("permissions"))).collect()
+    }
+
+    /// The user of that address, as in [`Self::users`].
+    ///
+    /// # Panics
+    ///
+    /// When there is none.
+    pub fn shown(&self, identity: &str) -> Value {
+        self.with_user(identity, |user| user.shown(Some("permissions")))
+    }
+
+    /// Who has done what to which user, the first first: what `GET /api/audit-log` shows of it.
+    pub fn audit_log(&self) -> Vec<Value> {
+        lock(&self.state).audit_log.clone()
+    }
+
+    /// Has two users hold each other's row of permissions, as two that were made at once may. NPM
+    /// cannot change the permissions of either.
+    pub fn swap_permissions(&self, one: &str, other: &str) {
+        let [one, other] = [one, other].map(|identity| self.with_user(identity, |user| user.id));
+        lock(&self.state).users.swap_permissions(one, other);
     }
 
     /// Every request received, in order, those that were answered by a [`Fault`] too.
@@ -306,7 +353,9 @@ impl Builder {
     /// Adds an administrator with 2FA, by a base32 secret.
     #[must_use]
     pub fn two_factor(mut self, identity: &str, secret: &str, base32: &str) -> Self {
-        self.users.add(identity, secret, true).totp_secret = Some(base32.to_owned());
+        let factor = &mut self.users.add(identity, secret, true).second_factor;
+        factor.secret = Some(base32.to_owned());
+        factor.backup_codes = api::backup_codes();
         self
     }
 
@@ -330,6 +379,8 @@ impl Builder {
             tokens: Tokens::default(),
             requests: Vec::new(),
             logins: 0,
+            codes: 0,
+            audit_log: Vec::new(),
             fault: None,
             login_time: self.login_time,
             token_lifetime: self.token_lifetime,

@@ -3,6 +3,14 @@
 use hmac::{Hmac, Mac};
 use sha1::Sha1;
 
+use crate::random;
+
+/// A new secret of 20 bytes, in base32.
+pub(super) fn new_secret() -> String {
+    let letters = b"ABCDEFGHIJKLMNOPQRSTUVWXYZ234567";
+    random::bytes(32).iter().map(|byte| char::from(letters[usize::from(byte % 32)])).collect()
+}
+
 /// The code of a base32 secret at a time, in seconds since 1970.
 ///
 /// # Panics
