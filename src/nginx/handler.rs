@@ -262,12 +262,17 @@ fn sign_in(
     };
     let ticket = claim.and_then(|claim| logins::wait(request, settings.zone, &account, claim));
     context.account = Some(account);
-    context.ticket = ticket;
     context.waiting_since = now();
-    match ticket {
-        Some(_) => Ok(waiting::park(request)),
-        None => fail(request, context, settings),
+    let Some(ticket) = ticket else {
+        return fail(request, context, settings);
+    };
+    let status = waiting::park(request);
+    match status == Status::NGX_AGAIN {
+        true => context.ticket = Some(ticket),
+        // nginx ends the request.
+        false => waiting::leave(ticket),
     }
+    Ok(status)
 }
 
 /// Goes on with a request that has waited for a login.

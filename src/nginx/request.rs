@@ -1,8 +1,12 @@
 //! What there is to ask of a request, beside its headers.
 
+use std::ffi::c_void;
+
 use ngx::core::Pool;
+use ngx::http::HttpModule;
 
 use super::bindings::{ngx_http_request_t, ngx_log_t, NGX_HTTP_GET, NGX_HTTP_HEAD};
+use super::TokenInject;
 
 /// A request. (That of `ngx` reads nginx's structure by other bindings.)
 #[repr(transparent)]
@@ -23,6 +27,13 @@ impl Request {
     /// Whether it is no subrequest.
     pub fn is_main(&self) -> bool {
         std::ptr::eq(&self.0, self.0.main)
+    }
+
+    /// The slot in which it keeps what the module knows of it. nginx clears that where it redirects
+    /// the request internally.
+    pub fn slot(&self) -> *mut *mut c_void {
+        // SAFETY: a request has a slot for each module.
+        unsafe { self.0.ctx.add(TokenInject::module().ctx_index) }
     }
 
     /// Its pool.

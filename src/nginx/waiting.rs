@@ -1,10 +1,13 @@
 //! Requests that wait: their tickets, how they park, and how they run on.
 //!
-//! A request is known here by its pointer. It has been freed where its ticket has been given up,
-//! which whoever holds the ticket does.
+//! A request is known here by its pointer, and by what stands in its slot while it waits. It has been
+//! freed where its ticket has been given up, which whoever holds the ticket does. It has gone elsewhere
+//! where its slot holds something else: nginx does a location's `post_action` with the request of a
+//! client that has left.
 
 use std::cell::RefCell;
 use std::collections::{HashMap, VecDeque};
+use std::ffi::c_void;
 use std::ptr::{self, NonNull};
 use std::sync::Arc;
 
@@ -44,14 +47,26 @@ struct Room {
 
 struct Waiting {
     request: NonNull<ngx_http_request_t>,
+    /// What its slot holds as long as it waits.
+    context: *mut c_void,
     outcome: Option<Outcome>,
+}
+
+impl Waiting {
+    /// Whether the request still waits here.
+    fn is_here(&self) -> bool {
+        // SAFETY: a place is given up before its request is freed.
+        unsafe { *Request::from_ngx_http_request(self.request.as_ptr()).slot() == self.context }
+    }
 }
 
 /// Gives the request a place.
 pub fn enter(request: &mut Request) -> Ticket {
+    // SAFETY: the slot is the request's.
+    let context = unsafe { *request.slot() };
     ROOM.with_borrow_mut(|room| {
         room.last += 1;
-        let waiting = Waiting { request: NonNull::from(request.as_mut()), outcome: None };
+        let waiting = Waiting { request: NonNull::from(request.as_mut()), context, outcome: None };
         room.waiting.insert(Ticket(room.last), waiting);
         Ticket(room.last)
     })
@@ -90,10 +105,14 @@ pub fn outcome(ticket: Ticket) -> Option<Outcome> {
 /// many streams is closed: those give up their places by themselves, so that each is asked for anew.
 pub fn go_on() {
     while let Some(ticket) = ROOM.with_borrow_mut(|room| room.called.pop_front()) {
-        let request = ROOM.with_borrow(|room| room.waiting.get(&ticket).map(|w| w.request));
-        if let Some(request) = request {
+        let request = ROOM.with_borrow(|room| {
+            let waiting = room.waiting.get(&ticket).filter(|waiting| waiting.is_here());
+            waiting.map(|waiting| waiting.request)
+        });
+        match request {
             // SAFETY: a place is given up before its request is freed, and it has been parked.
-            unsafe { run_phases(request.as_ptr()) };
+            Some(request) => unsafe { run_phases(request.as_ptr()) },
+            None => leave(ticket),
         }
     }
 }

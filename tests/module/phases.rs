@@ -3,6 +3,7 @@
 //! grant access, behind that phase where one is enough: these tests run under both.
 
 use std::io::{Read, Write};
+use std::sync::{Arc, Condvar, Mutex};
 use std::time::Duration;
 
 use serde_json::{json, Value};
@@ -746,4 +747,39 @@ fn the_directive_acts_in_the_access_phase_unless_one_check_is_enough_there() {
         let expected = if satisfy() == "all" { "access phase: " } else { "generic phase: " };
         assert!(last.is_some_and(|line| line.contains(expected)), "{last:?}");
     });
+}
+
+#[test]
+fn what_is_done_after_a_client_has_left_that_waited_is_done_once() {
+    let world = World::under(satisfy());
+    let over = Arc::new((Mutex::new(false), Condvar::new()));
+    let waits = over.clone();
+    let after = Elsewhere::answering(move |_| {
+        let over = waits.0.lock().expect("no panic");
+        drop(waits.1.wait_while(over, |over| !*over));
+        Response::new(200)
+    });
+    let nginx = holding(&world)
+        .location("/", "post_action @after;")
+        .location("@after", &format!("proxy_pass {};", after.url()))
+        .start();
+    let leaves = send_request(&world, &nginx);
+    until_requests_wait(&nginx, 1);
+    drop(leaves);
+    eventually(SOON, "what is done after", || after.requests().len() == 1);
+    // The login ends while that is under way.
+    world.npm.clear_fault();
+    nginx.wait_for_log("npm_token_inject: signed in", SOON);
+    let client = nginx.client();
+    let request = client.request("GET", "/echo").cookie(&world.sign_in("akadmin"));
+    std::thread::scope(|scope| {
+        let reply = scope.spawn(|| request.send());
+        eventually(SOON, "a request", || world.npm.requests_to("/echo").len() == 1);
+        *over.0.lock().expect("no panic") = true;
+        over.1.notify_all();
+        assert_eq!(status(&reply.join().expect("a reply")), "hit");
+    });
+    eventually(SOON, "both to be done", || after.requests().len() == 2);
+    assert_eq!(world.npm.requests_to("/echo").len(), 1);
+    logs_no_error(&nginx);
 }
