@@ -5,12 +5,13 @@ use std::mem::size_of;
 use std::ptr;
 use std::sync::Arc;
 
-use ngx::http::HttpModule;
+use ngx::http::HttpModuleLocationConf;
 
-use super::bindings::{ngx_http_request_t, ngx_pool_cleanup_add, ngx_str_t};
+use super::bindings::{ngx_pool_cleanup_add, ngx_str_t};
 use super::headers_in::{self, Original, Sent};
 use super::pool::OutOfMemory;
 use super::request::Request;
+use super::settings::{Directive, Settings};
 use super::waiting::{self, Ticket};
 use super::TokenInject;
 use crate::sso::accounts::{Account, Authorization};
@@ -61,6 +62,8 @@ pub enum Page {
 /// The state of a request that has an Authentik user. Lives in the request's pool, and is dropped
 /// with it.
 pub struct RequestContext {
+    /// The directive of the location in which it was made. Only to be compared.
+    directive: *const Settings,
     pub status: TokenStatus,
     pub account: Option<Arc<Account>>,
     /// What goes to NPM as `Authorization`; empty where nothing does. A token of the account's
@@ -85,7 +88,10 @@ impl RequestContext {
     /// # Errors
     ///
     /// When memory is out.
-    pub fn create(request: &mut Request) -> Result<&'static mut Self, OutOfMemory> {
+    pub fn create(
+        request: &mut Request,
+        settings: &Settings,
+    ) -> Result<&'static mut Self, OutOfMemory> {
         // SAFETY: the pool is the request's, and gives room for the context, aligned for any type.
         // The reference ends with the request; no handler keeps it beyond its own call.
         let context = unsafe {
@@ -93,6 +99,7 @@ impl RequestContext {
             let cleanup = cleanup.as_mut().ok_or(OutOfMemory)?;
             let context = cleanup.data.cast::<Self>();
             context.write(Self {
+                directive: settings,
                 status: TokenStatus::Error,
                 account: None,
                 authorization: ngx_str_t::empty(),
@@ -106,28 +113,39 @@ impl RequestContext {
             cleanup.handler = Some(DROP_CONTEXT);
             &mut *context
         };
-        // SAFETY: a request has a slot for each module.
-        unsafe {
-            *request.as_ref().ctx.add(TokenInject::module().ctx_index) =
-                ptr::from_mut(context).cast()
-        };
+        // SAFETY: the slot is the request's.
+        unsafe { *request.slot() = ptr::from_mut(context).cast() };
         Ok(context)
     }
 
     /// The context that the request has been given in this location. A subrequest has that of its
-    /// main request, whose headers it shares.
+    /// main request, where both locations have the same directive.
     pub fn of(request: &Request) -> Option<&Self> {
-        // SAFETY: every request has a main one, which may be itself.
-        let main = unsafe { &*request.as_ref().main };
+        let context = Self::of_main(request)?;
+        match TokenInject::location_conf(request.as_ref()) {
+            Some(Directive::On(settings)) if context.is_of(settings) => Some(context),
+            _ => None,
+        }
+    }
+
+    /// The context of the main request, which may be the request itself.
+    pub fn of_main(request: &Request) -> Option<&Self> {
+        // SAFETY: every request has a main one, which lives longer.
+        let main = unsafe { Request::from_ngx_http_request(request.as_ref().main) };
         // SAFETY: as for `of_mut`.
         unsafe { Self::slot(main).as_ref() }
+    }
+
+    /// Whether it was made in a location with this very directive.
+    pub fn is_of(&self, settings: &Settings) -> bool {
+        ptr::eq(self.directive, settings)
     }
 
     /// The same, of a main request, to be changed.
     pub fn of_mut(request: &mut Request) -> Option<&'static mut Self> {
         // SAFETY: the slot holds what `create` put there, or null. The reference ends with the
         // request; no handler keeps it beyond its own call.
-        unsafe { Self::slot(request.as_ref()).as_mut() }
+        unsafe { Self::slot(request).as_mut() }
     }
 
     /// Whether NPM's UI asked with a marker for a token that there is not.
@@ -136,9 +154,9 @@ impl RequestContext {
             && self.sent.only_one().is_some_and(|sent| is_marker(sent.as_bytes()))
     }
 
-    fn slot(r: &ngx_http_request_t) -> *mut Self {
-        // SAFETY: a request has a slot for each module.
-        unsafe { (*r.ctx.add(TokenInject::module().ctx_index)).cast() }
+    fn slot(request: &Request) -> *mut Self {
+        // SAFETY: the slot is the request's.
+        unsafe { (*request.slot()).cast() }
     }
 
     /// Makes `token` the one `Authorization` that NPM gets, or lets it get none.

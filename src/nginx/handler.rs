@@ -9,6 +9,7 @@
 //!
 //! Another one stands in the rewrite phase, for requests that are redirected internally.
 
+use std::rc::Rc;
 use std::sync::Arc;
 
 use ngx::core::{NgxStr, Status};
@@ -19,6 +20,7 @@ use super::bindings::{
     NGX_HTTP_BAD_GATEWAY, NGX_HTTP_FORBIDDEN, NGX_HTTP_SATISFY_ANY,
 };
 use super::context::{self, Page, RequestContext, TokenStatus};
+use super::granted;
 use super::headers_in::{self, Sent};
 use super::log::Throttle;
 use super::logins::{self, Found};
@@ -46,8 +48,11 @@ pub extern "C" fn take_back(r: *mut ngx_http_request_t) -> ngx_int_t {
         return Status::NGX_DECLINED.into();
     }
     let result = match request.is_main() {
-        true => context::take_back(request),
-        false => take_back_from_subrequest(request),
+        true => {
+            granted::note_redirect(request);
+            context::take_back(request)
+        }
+        false => authorize_subrequest(request),
     };
     match result {
         Ok(()) => Status::NGX_DECLINED.into(),
@@ -55,17 +60,39 @@ pub extern "C" fn take_back(r: *mut ngx_http_request_t) -> ngx_int_t {
     }
 }
 
-/// A subrequest, as a mirror or a part of a page is, has the headers of its main request. In a
-/// location without the directive the token is not to go along.
-fn take_back_from_subrequest(request: &mut Request) -> Result<(), OutOfMemory> {
-    if let Some(Directive::On(_)) = TokenInject::location_conf(request.as_ref()) {
-        return Ok(());
-    }
-    // SAFETY: every subrequest has a main request, which outlives it.
+/// A subrequest, as a mirror or a part of a page is, has the headers of the request that it is a part
+/// of. It gets the token of its main request in a location with the same directive, for that is the
+/// same NPM. In any other it gets none: nginx does not ask a subrequest's location for access, so
+/// that nobody says whose token it would be.
+fn authorize_subrequest(request: &mut Request) -> Result<(), OutOfMemory> {
+    let on = |r: &ngx_http_request_t| match TokenInject::location_conf(r) {
+        Some(Directive::On(settings)) => Some(settings.clone()),
+        _ => None,
+    };
+    // SAFETY: every subrequest has a main request, which lives longer, and whose headers are its own.
     let main = unsafe { Request::from_ngx_http_request(request.as_ref().main) };
-    match RequestContext::of(main).and_then(|context| context.original.as_ref()) {
-        Some(original) => headers_in::restore_in_subrequest(request, original),
-        None => Ok(()),
+    let (directive, of_main) = (on(request.as_ref()), on(main.as_ref()));
+    let context = RequestContext::of_main(main);
+    let own = context
+        .filter(|context| directive.as_ref().is_some_and(|settings| context.is_of(settings)));
+    if let Some(context) = own {
+        let value = Some(context.authorization).filter(|value| !value.is_empty());
+        return match headers_in::is_authorized(request, value) {
+            true => Ok(()),
+            false => headers_in::authorize_subrequest(request, value),
+        };
+    }
+    if let Some(original) = context.and_then(|context| context.original.as_ref()) {
+        headers_in::restore_in_subrequest(request, original)?;
+    }
+    let Some(settings) = directive else {
+        return Ok(());
+    };
+    // The question to Authentik is such a subrequest, too. Nobody is known yet.
+    let is_early = context.is_none() && of_main.is_some_and(|main| Rc::ptr_eq(&main, &settings));
+    match is_early || settings.user.evaluate(request).ok_or(OutOfMemory)?.is_empty() {
+        true => Ok(()),
+        false => headers_in::authorize_subrequest(request, None),
     }
 }
 
@@ -99,23 +126,24 @@ pub extern "C" fn precontent(r: *mut ngx_http_request_t) -> ngx_int_t {
 fn handle(r: *mut ngx_http_request_t, phase: Phase) -> ngx_int_t {
     // SAFETY: nginx passes a request that is valid for the call.
     let request = unsafe { Request::from_ngx_http_request(r) };
-    if acts_in(request) != phase {
+    // Subrequests have the headers of their main request, which has been here.
+    if !request.is_main() {
         return Status::NGX_DECLINED.into();
     }
-    match decide(request) {
-        Ok(status) => status.into(),
-        Err(OutOfMemory) => Status::NGX_ERROR.into(),
+    let status = match acts_in(request) == phase {
+        true => decide(request).unwrap_or(Status::NGX_ERROR),
+        false => Status::NGX_DECLINED,
+    };
+    if phase == Phase::Precontent && status == Status::NGX_DECLINED {
+        granted::note_access(request);
     }
+    status.into()
 }
 
 fn decide(request: &mut Request) -> Result<Status, OutOfMemory> {
     let Some(Directive::On(settings)) = TokenInject::location_conf(request.as_ref()) else {
         return Ok(Status::NGX_DECLINED);
     };
-    // Subrequests share the headers of their main request, which has been here.
-    if !request.is_main() {
-        return Ok(Status::NGX_DECLINED);
-    }
     match RequestContext::of_mut(request) {
         Some(context) => resume(request, context, settings),
         None => begin(request, settings),
@@ -136,6 +164,9 @@ enum Verdict {
 
 /// Meets a request for the first time in this location.
 fn begin(request: &mut Request, settings: &Settings) -> Result<Status, OutOfMemory> {
+    if !granted::is_granted(request) {
+        return Ok(Status::NGX_DECLINED);
+    }
     let user = settings.user.evaluate(request).ok_or(OutOfMemory)?;
     if user.is_empty() {
         return Ok(Status::NGX_DECLINED);
@@ -149,7 +180,7 @@ fn begin(request: &mut Request, settings: &Settings) -> Result<Status, OutOfMemo
         _ => Page::No,
     };
 
-    let context = RequestContext::create(request)?;
+    let context = RequestContext::create(request, settings)?;
     context.sent = sent;
     match verdict {
         Verdict::CrossSite => {

@@ -192,7 +192,7 @@ pub fn restore(request: &mut Request, original: Original) -> Result<(), OutOfMem
 }
 
 /// Gives a subrequest the headers that the client sent, where the module has changed those of its
-/// main request. They had been the same ones.
+/// main request, of which a subrequest has a copy.
 ///
 /// # Errors
 ///
@@ -214,6 +214,28 @@ pub fn restore_in_subrequest(
             original.value.map_or(Ok(()), |value| add_authorization(r, value))
         }
     }
+}
+
+/// Makes `value` the one and only `Authorization` of a subrequest, or leaves none. The elements of
+/// its list of headers are the main request's too: they are not written to.
+///
+/// # Errors
+///
+/// When memory is out.
+pub fn authorize_subrequest(
+    request: &mut Request,
+    value: Option<ngx_str_t>,
+) -> Result<(), OutOfMemory> {
+    let r: &mut ngx_http_request_t = request.as_mut();
+    leave_out(r, false)?;
+    value.map_or(Ok(()), |value| add_authorization(r, value))
+}
+
+/// Whether this very value is the `Authorization` of a request, or whether it has none.
+pub fn is_authorized(request: &Request, value: Option<ngx_str_t>) -> bool {
+    // SAFETY: null, or a header of the request.
+    let header = unsafe { request.as_ref().headers_in.authorization.as_ref() };
+    header.map(|header| header.value.data) == value.map(|value| value.data)
 }
 
 fn add_authorization(r: &mut ngx_http_request_t, value: ngx_str_t) -> Result<(), OutOfMemory> {

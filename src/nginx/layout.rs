@@ -48,7 +48,7 @@ const OF_NGX: [(&str, &[&str]); 12] = [
     ("ngx_array_t", &["elts", "nelts", "size", "nalloc", "pool"]),
     ("ngx_command_t", &["name", "type_", "set", "conf", "offset", "post"]),
     ("ngx_conf_t", &["name", "args", "cycle", "pool", "temp_pool", "conf_file", "log", "ctx"]),
-    ("ngx_cycle_t", &["conf_ctx", "pool", "log"]),
+    ("ngx_cycle_t", &["conf_ctx", "pool", "log", "modules"]),
     ("ngx_http_conf_ctx_t", &["main_conf", "srv_conf", "loc_conf"]),
     (
         "ngx_http_module_t",

@@ -15,6 +15,7 @@ mod bindings;
 mod context;
 mod directive;
 mod filter;
+mod granted;
 mod handler;
 mod headers_in;
 mod loader;
@@ -57,6 +58,10 @@ impl HttpModule for TokenInject {
         // SAFETY: nginx passes a configuration that is valid for the call.
         let cf = unsafe { &mut *cf };
         let registered = directive::finish(cf).and_then(|()| {
+            if !TokenInject::main_conf(cf).is_some_and(MainConf::is_in_use) {
+                return Ok(());
+            }
+            granted::prepare(cf)?;
             register(cf, ngx_http_phases_NGX_HTTP_REWRITE_PHASE, handler::take_back)?;
             register(cf, ngx_http_phases_NGX_HTTP_PRECONTENT_PHASE, handler::precontent)
         });
@@ -181,6 +186,15 @@ pub static mut ngx_http_npm_token_inject_access_module: ngx_module_t = ngx_modul
     type_: NGX_HTTP_MODULE as ngx_uint_t,
     ..ngx_module_t::default()
 };
+
+struct AccessPhase;
+
+impl HttpModule for AccessPhase {
+    fn module() -> &'static ngx_module_t {
+        // SAFETY: nginx writes to the module's definition only while it loads the module.
+        unsafe { &*ptr::addr_of!(ngx_http_npm_token_inject_access_module) }
+    }
+}
 
 static ACCESS_CONTEXT: ngx_http_module_t = ngx_http_module_t {
     preconfiguration: None,

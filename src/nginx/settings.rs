@@ -5,6 +5,7 @@ use std::rc::Rc;
 
 use ngx::http::{Merge, MergeConfigError};
 
+use super::bindings::ngx_uint_t;
 use super::pool::OutOfMemory;
 use super::request::Request;
 use super::value::Value;
@@ -17,6 +18,16 @@ pub struct MainConf {
     pub zone: Option<Zone>,
     /// Every directive that is not `off`, wherever it stands.
     pub settings: Vec<Rc<Settings>>,
+    pub granted: Option<Granted>,
+}
+
+/// Where `granted.rs` finds what it needs.
+#[derive(Clone, Copy)]
+pub struct Granted {
+    /// The index of its variable.
+    pub variable: ngx_uint_t,
+    /// The slot of the module that asks Authentik, where nginx has it.
+    pub auth_request: Option<usize>,
 }
 
 impl MainConf {

@@ -749,6 +749,213 @@ fn the_directive_acts_in_the_access_phase_unless_one_check_is_enough_there() {
     });
 }
 
+/// Accounts at this NPM, which is another one: `akadmin` is bob there.
+fn others(world: &World, api: &str) -> String {
+    let account = json!({"user": "akadmin", "identity": "bob@example.com",
+                         "secret": world.npm.secret("bob@example.com")});
+    json!({"api": api, "accounts": [account]}).to_string()
+}
+
+#[test]
+fn a_mirror_to_another_npm_never_sees_the_token_nor_what_the_client_sent() {
+    let (world, other) = (World::under(satisfy()), Elsewhere::start());
+    let npm = world.npm.url();
+    let other_url = other.url();
+    let nginx = world
+        .nginx()
+        .file_with_mode("others.json", others(&world, &other_url), 0o600)
+        .location("/", &format!("{ASKED}\n{DIRECTIVE}\nmirror /mirror;\nproxy_pass {npm};"))
+        .location("/plain/", &format!("{ASKED}\nmirror /mirror;\nproxy_pass {npm};"))
+        .location(
+            "= /mirror",
+            &format!("internal;\nnpm_token_inject others.json;\nproxy_pass {other_url};"),
+        )
+        .start();
+    let client = nginx.client();
+    let session = world.sign_in("akadmin");
+    let own = world.npm.issue_token("guest@example.com", Duration::from_secs(3600));
+    let own = format!("Bearer {own}");
+    for (path, sent) in [
+        ("/echo", None),
+        ("/echo", Some(BASIC)),
+        ("/echo", Some(&*own)),
+        ("/plain/echo", None),
+        ("/plain/echo", Some(BASIC)),
+        ("/plain/echo", Some(&*own)),
+    ] {
+        let seen = other.requests().len();
+        let request = client.request("GET", path).cookie(&session);
+        sent.into_iter().fold(request, |r, sent| r.header("Authorization", sent)).send();
+        eventually(SOON, "the mirror", || other.requests().len() == seen + 1);
+        assert_eq!(other.last().authorization(), [""; 0], "{path} {sent:?}");
+        let kept = sent == Some(&*own) || path == "/plain/echo";
+        let arrived = world.last(path);
+        match kept {
+            true => assert_eq!(arrived.authorization(), Vec::from_iter(sent), "{path} {sent:?}"),
+            false => assert_eq!(world.authorization_of(&arrived), ADMINS),
+        }
+        // The question to Authentik goes as the client sent it.
+        let asked = world.outpost.requests().pop().expect("a question");
+        assert_eq!(asked.authorization(), Vec::from_iter(sent), "{path} {sent:?}");
+    }
+    // Who is nobody to Authentik is left alone.
+    let seen = other.requests().len();
+    client.request("GET", "/open/echo").header("Authorization", BASIC).send();
+    eventually(SOON, "the mirror", || other.requests().len() == seen + 1);
+    assert_eq!(other.last().authorization(), [BASIC]);
+}
+
+#[test]
+fn parts_of_parts_get_the_token_of_the_same_directive_and_of_no_other() {
+    let (world, other) = (World::under(satisfy()), Elsewhere::start());
+    let include = |path: &str| format!("<!--# include virtual=\"{path}\" -->");
+    let pages = (include("/other/page"), include("/npm/below"));
+    let npm = Elsewhere::answering(move |request| match &*request.path {
+        "/" => Response::html(200, &pages.0),
+        "/other/page" => Response::html(200, &pages.1),
+        _ => Response::html(200, "part"),
+    });
+    let pass = format!("proxy_pass {};", npm.url());
+    let copy = "proxy_set_header X-Copy $npm_token_authorization;
+                proxy_set_header X-Copied-Identity $npm_token_identity;
+                proxy_set_header X-Copied-Status $npm_token_status;";
+    let nginx = world
+        .nginx()
+        .server(&format!("npm_token_inject accounts.json browser=off;\n{copy}\nssi on;"))
+        .location("= /", &format!("{ASKED}\n{pass}"))
+        .location("/npm/", &pass)
+        .location("/other/", &format!("npm_token_inject off;\n{pass}\nmirror /mirror;"))
+        .location("= /mirror", &format!("npm_token_inject off;\nproxy_pass {};", other.url()))
+        .start();
+    let client = nginx.client();
+    let session = world.sign_in("akadmin");
+    for (count, sent) in [None, Some(BASIC)].into_iter().enumerate() {
+        let request = client.request("GET", "/").cookie(&session);
+        let request = sent.into_iter().fold(request, |r, sent| r.header("Authorization", sent));
+        assert_eq!(request.send().text(), "part");
+        let seen = npm.requests();
+        let last = &seen[seen.len() - 3..];
+        let paths: Vec<_> = last.iter().map(|request| &*request.path).collect();
+        assert_eq!(paths, ["/", "/other/page", "/npm/below"]);
+        for request in [&last[0], &last[2]] {
+            assert_eq!(world.authorization_of(request), ADMINS);
+            assert_eq!(request.headers.all("X-Copy"), request.authorization());
+            assert_eq!(request.header("X-Copied-Identity"), Some("admin@example.com"));
+        }
+        assert_eq!(last[1].authorization(), Vec::from_iter(sent));
+        for name in ["X-Copy", "X-Copied-Identity", "X-Copied-Status"] {
+            assert_eq!(last[1].headers.all(name), [""; 0], "{name}");
+        }
+        assert_eq!(npm.requests().len(), 3 * (count + 1));
+    }
+    assert!(other.requests().is_empty(), "nginx mirrors no subrequest");
+}
+
+#[test]
+fn the_variables_are_empty_in_a_mirror_without_the_directive() {
+    let (world, mirror) = (World::under(satisfy()), Elsewhere::start());
+    let npm = world.npm.url();
+    let copy = "proxy_set_header Authorization $npm_token_authorization;
+                proxy_set_header X-Identity $npm_token_identity;
+                proxy_set_header X-Status $npm_token_status;";
+    let nginx = world
+        .nginx()
+        .server(copy)
+        .location("/", &format!("{ASKED}\n{DIRECTIVE}\nmirror /mirror;\nproxy_pass {npm};"))
+        .location("= /mirror", &format!("internal;\nproxy_pass {};", mirror.url()))
+        .start();
+    let client = nginx.client();
+    let request = client.request("GET", "/echo").cookie(&world.sign_in("akadmin"));
+    request.header("Authorization", BASIC).send();
+    assert_eq!(world.carried_to("/echo"), ADMINS);
+    assert_eq!(world.last("/echo").header("X-Status"), Some("miss"));
+    eventually(SOON, "the mirror", || mirror.requests().len() == 1);
+    for name in ["Authorization", "X-Identity", "X-Status"] {
+        assert_eq!(mirror.last().headers.all(name), [""; 0], "{name}");
+    }
+}
+
+/// An Authentik that names the user whatever it answers, which the request's `X-Case` says.
+fn naming_authentik() -> Elsewhere {
+    Elsewhere::answering(|request| {
+        let status = request.header("X-Case").and_then(|s| s.parse().ok()).unwrap_or(200);
+        Response::new(status).header("X-authentik-username", "akadmin")
+    })
+}
+
+#[test]
+fn an_error_page_of_a_denied_request_gets_no_token_though_authentik_names_the_user() {
+    let (world, authentik) = (World::under(satisfy()), naming_authentik());
+    let to = Elsewhere::answering(|request| match request.header("X-Again") {
+        Some("1") => Response::new(404),
+        _ => Response::new(200),
+    });
+    let lacks = Elsewhere::answering(|_| Response::new(404));
+    let (npm, to_url) = (lacks.url(), to.url());
+    let pages = |page: &str| format!("error_page 401 403 404 500 502 = {page};");
+    let nginx = Nginx::builder()
+        .http(&format!("satisfy {};", satisfy()))
+        .accounts(&world.accounts())
+        .server(&format!("{DIRECTIVE}\n{SHOWN}\nrecursive_error_pages on;"))
+        .server("proxy_intercept_errors on;")
+        .location("= /auth", &format!("npm_token_inject off;\nproxy_pass {};", authentik.url()))
+        .location("/named/", &format!("{ASKED}\n{}\nproxy_pass {npm};", pages("@x")))
+        .location("/path/", &format!("{ASKED}\n{}\nproxy_pass {npm};", pages("/x/")))
+        .location("/rewritten/", &format!("{ASKED}\n{}\nproxy_pass {npm};", pages("/last/")))
+        .location("/asks/", &format!("{ASKED}\n{}\nproxy_pass {npm};", pages("/asked/")))
+        .location("/last/", "rewrite ^ /x/ last;")
+        .location("@x", &format!("proxy_pass {to_url};"))
+        // From where the request is sent on once more, its denial behind it.
+        .location("/x/", &format!("error_page 404 = @again;\nproxy_pass {to_url};"))
+        .location("@again", &format!("proxy_set_header X-Again '';\nproxy_pass {to_url};"))
+        .location("/asked/", &format!("{ASKED}\n{}\nproxy_pass {to_url};", pages("@x")))
+        .start();
+    let client = nginx.client();
+    let send = |path: &str, case: &str, again: &str| {
+        let seen = to.requests().len();
+        let request = client.request("GET", path).header("X-Case", case);
+        let reply = request.header("X-Again", again).header("Authorization", BASIC).send();
+        assert!(to.requests().len() > seen, "{path} {case}: {reply:?}");
+        (reply.status, status(&reply).to_owned(), world.authorization_of(&to.last()))
+    };
+    for path in ["/named/", "/path/", "/rewritten/", "/asks/"] {
+        for case in ["401", "403", "500"] {
+            let expected = (200, "none".to_owned(), BASIC.to_owned());
+            assert_eq!(send(path, case, ""), expected, "{path} {case}");
+            if ["/path/", "/rewritten/"].contains(&path) {
+                assert_eq!(send(path, case, "1"), expected, "{path} {case}, sent on");
+            }
+        }
+    }
+    assert_eq!(world.npm.logins(), 0);
+    // A page that there is not, of a request that was let in, is another thing.
+    for path in ["/named/no", "/path/no", "/rewritten/no", "/asks/no"] {
+        let (code, _, carried) = send(path, "200", "");
+        assert_eq!((code, &*carried), (200, ADMINS), "{path}");
+    }
+    assert_eq!(send("/path/no", "200", "1").2, ADMINS);
+}
+
+#[test]
+fn an_error_page_of_a_user_without_an_account_gets_no_token_of_anybodys() {
+    let (world, to) = (World::under(satisfy()), Elsewhere::start());
+    let npm = world.npm.url();
+    let all = json!({"api": npm, "accounts": [{"user": "*", "identity": "guest@example.com",
+                     "secret": world.npm.secret("guest@example.com")}]});
+    let nginx = world
+        .nginx()
+        .file_with_mode("all.json", all.to_string(), 0o600)
+        .server("npm_token_inject all.json;")
+        .location("/", &format!("{ASKED}\nnpm_token_inject accounts.json on_error=deny;"))
+        .location("/", &format!("error_page 403 = @sorry;\nproxy_pass {npm};"))
+        .location("@sorry", &format!("proxy_pass {};", to.url()))
+        .start();
+    let client = nginx.client();
+    let request = client.request("GET", "/echo").cookie(&world.sign_in("nobody"));
+    request.header("Authorization", BASIC).send();
+    assert_eq!(to.last().authorization(), [BASIC]);
+}
+
 #[test]
 fn what_is_done_after_a_client_has_left_that_waited_is_done_once() {
     let world = World::under(satisfy());

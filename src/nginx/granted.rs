@@ -1,0 +1,121 @@
+//! Whether access to a location was granted before nginx went on from there with the request in
+//! another one.
+//!
+//! Authentik's answer may name a user and deny access all the same, and `auth_request_set` keeps the
+//! name. So a location that a denied request comes to, by `error_page`, would give that user's token,
+//! unless it asks Authentik itself.
+//!
+//! nginx clears a request's module contexts when it redirects it internally, but not its variables.
+//! So the flag of a variable keeps what was granted until the redirect, and the context of this
+//! module, from the redirect on, what had been.
+
+use std::ffi::{c_void, CStr};
+use std::iter;
+
+use ngx::core::Status;
+use ngx::http::{HttpModule, HttpModuleMainConf};
+use ngx::ngx_string;
+
+use super::bindings::{
+    ngx_conf_t, ngx_http_add_variable, ngx_http_get_variable_index, ngx_http_request_t,
+    ngx_http_variable_value_t, ngx_int_t, ngx_module_t, ngx_uint_t, NGX_HTTP_VAR_NOHASH,
+};
+use super::request::Request;
+use super::settings::{Granted, MainConf};
+use super::{AccessPhase, TokenInject};
+
+/// What this module's context says after an internal redirect. Neither is a pointer.
+const HAD_BEEN_GRANTED: usize = 1;
+const HAD_NOT_BEEN_GRANTED: usize = 2;
+
+/// Prepares it for a configuration in which the directive stands.
+///
+/// # Errors
+///
+/// When memory is out.
+pub fn prepare(cf: &mut ngx_conf_t) -> Result<(), Status> {
+    // For nobody to read.
+    let mut name = ngx_string!("npm_token_granted");
+    // SAFETY: cf is valid, and the name static.
+    let index = unsafe {
+        let variable = ngx_http_add_variable(cf, &mut name, NGX_HTTP_VAR_NOHASH as _).as_mut();
+        variable.ok_or(Status::NGX_ERROR)?.get_handler = Some(not_found);
+        ngx_http_get_variable_index(cf, &mut name)
+    };
+    let variable = ngx_uint_t::try_from(index).map_err(|_| Status::NGX_ERROR)?;
+    let auth_request = modules(cf)
+        // SAFETY: nginx gives each module that it loads a name.
+        .find(|module| unsafe { CStr::from_ptr(module.name) == c"ngx_http_auth_request_module" })
+        .map(|module| module.ctx_index);
+    let main = TokenInject::main_conf_mut(cf).ok_or(Status::NGX_ERROR)?;
+    main.granted = Some(Granted { variable, auth_request });
+    Ok(())
+}
+
+/// nginx's modules.
+fn modules(cf: &ngx_conf_t) -> impl Iterator<Item = &ngx_module_t> {
+    // SAFETY: the cycle's modules are an array of pointers, ended by a null.
+    let mut next = unsafe { (*cf.cycle).modules };
+    iter::from_fn(move || unsafe {
+        let module = (*next).as_ref()?;
+        next = next.add(1);
+        Some(module)
+    })
+}
+
+unsafe extern "C" fn not_found(
+    _: *mut ngx_http_request_t,
+    value: *mut ngx_http_variable_value_t,
+    _: usize,
+) -> ngx_int_t {
+    // SAFETY: nginx passes a valid value.
+    unsafe { (*value).set_not_found(1) };
+    Status::NGX_OK.into()
+}
+
+/// A main request has been redirected internally, and its location's rewrite phase begins, maybe
+/// not for the first time.
+pub fn note_redirect(request: &mut Request) {
+    let had_been = slot(request, AccessPhase::module().ctx_index);
+    let Some(flag) = flag(request) else {
+        return;
+    };
+    let what = if flag.valid() != 0 { HAD_BEEN_GRANTED } else { HAD_NOT_BEEN_GRANTED };
+    // SAFETY: the slot is the request's own.
+    let had_been = unsafe { &mut *had_been };
+    if had_been.is_null() {
+        *had_been = std::ptr::without_provenance_mut(what);
+        flag.set_valid(0);
+    }
+}
+
+/// A request has come past the access phase of its location.
+pub fn note_access(request: &mut Request) {
+    let is_granted = is_granted(request);
+    if let Some(flag) = flag(request) {
+        flag.set_valid(u32::from(is_granted));
+    }
+}
+
+/// Whether a request that its location lets in has been let in wherever it was before, or its
+/// location has asked Authentik itself.
+pub fn is_granted(request: &Request) -> bool {
+    let auth_request = || TokenInject::main_conf(request.as_ref())?.granted?.auth_request;
+    // SAFETY: the slots are the request's.
+    request.as_ref().internal() == 0
+        || unsafe { *slot(request, AccessPhase::module().ctx_index) }.addr() == HAD_BEEN_GRANTED
+        || auth_request().is_some_and(|index| unsafe { !(*slot(request, index)).is_null() })
+}
+
+/// The value whose flag says that access has been granted in this location.
+fn flag(request: &mut Request) -> Option<&mut ngx_http_variable_value_t> {
+    let conf: &MainConf = TokenInject::main_conf(request.as_ref())?;
+    let index = conf.granted?.variable;
+    // SAFETY: a request has a value for each variable that has an index.
+    unsafe { request.as_ref().variables.add(index).as_mut() }
+}
+
+fn slot(request: &Request, index: usize) -> *mut *mut c_void {
+    // SAFETY: a request has a slot for each module.
+    unsafe { request.as_ref().ctx.add(index) }
+}
