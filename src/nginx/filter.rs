@@ -10,7 +10,7 @@ use std::ffi::c_void;
 use std::ptr;
 
 use ngx::core::Status;
-use ngx::http::{HttpModuleLocationConf, HttpModuleMainConf};
+use ngx::http::HttpModuleLocationConf;
 
 use super::bindings::{
     ngx_chain_t, ngx_conf_t, ngx_http_module_t, ngx_http_output_body_filter_pt,
@@ -51,17 +51,16 @@ pub static mut ngx_http_npm_token_inject_filter_module: ngx_module_t = ngx_modul
 static mut NEXT_HEADER_FILTER: ngx_http_output_header_filter_pt = None;
 static mut NEXT_BODY_FILTER: ngx_http_output_body_filter_pt = None;
 
-extern "C" fn postconfiguration(cf: *mut ngx_conf_t) -> ngx_int_t {
-    // SAFETY: nginx passes a configuration that is valid for the call.
-    let main = TokenInject::main_conf(unsafe { &*cf });
-    if main.is_some_and(|main| main.is_in_use()) {
-        // SAFETY: nginx reads its configuration in one thread, and filters chain up like this.
-        unsafe {
-            NEXT_HEADER_FILTER = ngx_http_top_header_filter;
-            ngx_http_top_header_filter = Some(header_filter);
-            NEXT_BODY_FILTER = ngx_http_top_body_filter;
-            ngx_http_top_body_filter = Some(body_filter);
-        }
+/// Puts the filters into nginx's chain, whether or not the directive stands anywhere: the chain is
+/// the process's, not the configuration's. Where nginx refuses a configuration after it has read all
+/// of it, as for an address that is taken, it goes on with the one before and this one's chain.
+extern "C" fn postconfiguration(_: *mut ngx_conf_t) -> ngx_int_t {
+    // SAFETY: nginx reads its configuration in one thread, and filters chain up like this.
+    unsafe {
+        NEXT_HEADER_FILTER = ngx_http_top_header_filter;
+        ngx_http_top_header_filter = Some(header_filter);
+        NEXT_BODY_FILTER = ngx_http_top_body_filter;
+        ngx_http_top_body_filter = Some(body_filter);
     }
     Status::NGX_OK.into()
 }

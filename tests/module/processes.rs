@@ -1,6 +1,7 @@
 //! Workers that come, go and are killed.
 
 use std::fs;
+use std::net::TcpListener;
 use std::process::Command;
 use std::thread;
 use std::time::Duration;
@@ -453,4 +454,44 @@ fn a_worker_starts_one_thread_when_it_first_logs_in() {
     assert_eq!(npm.logins(), logins + 20);
     eventually(SOON, "one thread", || threads(one) == [LOGIN_THREAD]);
     assert!(threads(other).is_empty());
+}
+
+/// nginx reads this configuration anew, in the place of its own.
+fn rewrite_conf(nginx: &Nginx, change: impl Fn(&str) -> String) {
+    let configuration = fs::read_to_string(nginx.dir().join("nginx.conf")).expect("nginx.conf");
+    nginx.write_file("nginx.conf", change(&configuration));
+}
+
+/// The lines of a configuration that do not say this.
+fn lines_without(configuration: &str, text: &str) -> String {
+    let lines = configuration.lines().filter(|line| !line.contains(text));
+    lines.map(|line| format!("{line}\n")).collect()
+}
+
+#[test]
+fn a_worker_that_is_replaced_after_a_refused_reload_still_opens_the_page() {
+    let npm = quick_npm();
+    let mut nginx = site(&npm).start();
+    nginx.expect_crash();
+    // An address that is taken: nginx finds that out last.
+    let taken = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let address = taken.local_addr().expect("its address");
+    rewrite_conf(&nginx, |configuration| {
+        let without = lines_without(configuration, "X-Status");
+        let without = without.replace("npm_token_inject accounts.json", "#");
+        without.replacen("server {", &format!("server {{ listen {address}; }}\nserver {{"), 1)
+    });
+    nginx.signal(libc::SIGHUP);
+    nginx.wait_for_log("still could not bind()", SOON);
+    let workers = nginx.worker_pids();
+    kill(workers[0], libc::SIGKILL);
+    eventually(SOON, "a new worker", || {
+        let now = nginx.worker_pids();
+        now.len() == 1 && now != workers
+    });
+    let client = nginx.client();
+    let page = client.request("GET", "/").header("Sec-Fetch-Mode", "navigate");
+    let page = page.header("Accept", "text/html").send();
+    assert_eq!((page.status, status(&page)), (200, "miss"));
+    assert!(page.text().contains("localStorage"), "{page:?}");
 }
