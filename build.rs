@@ -1,4 +1,4 @@
-//! Has the bindings to nginx made, and links the module.
+//! Has the bindings to nginx made.
 
 #[cfg(feature = "module")]
 #[path = "src/nginx/layout.rs"]
@@ -10,9 +10,6 @@ fn main() {
 
     #[cfg(feature = "module")]
     {
-        // A worker that exits closes the module (ngx_unload_module in ngx_cycle.c) while the login
-        // thread may still be running in it: its code has to stay mapped until the process is gone.
-        println!("cargo::rustc-cdylib-link-arg=-Wl,-z,nodelete");
         layout::make();
     }
 }

@@ -4,6 +4,7 @@
 //! one. The thread logs nothing and touches nothing of nginx's.
 
 use std::collections::VecDeque;
+use std::ffi::c_void;
 use std::fs::File;
 use std::io::{self, Write};
 use std::mem::{discriminant, MaybeUninit};
@@ -71,6 +72,7 @@ impl LoginThread {
     ///
     /// When the system gives no descriptor or no thread.
     pub fn start() -> io::Result<Self> {
+        stay_mapped()?;
         let shared = Arc::new(Shared {
             wanted: Mutex::default(),
             something_wanted: Condvar::new(),
@@ -163,6 +165,30 @@ fn perform(account: &Account, task: &Task) -> Result<Answer, LoginError> {
             Err(_) => log_in(),
         },
         Task::Check(token) => account.issuer.takes(token.expose()).map(Answer::Takes),
+    }
+}
+
+/// Keeps this library mapped until the process is gone. A worker that exits closes it
+/// (`ngx_unload_module`) while the thread may still be running in it. Not so the master, in which it
+/// must go with its configuration: nginx has written the places of its modules into it
+/// (`ngx_module_t.index`, `ctx_index`), which are others' when it is loaded again.
+fn stay_mapped() -> io::Result<()> {
+    let within = (stay_mapped as fn() -> io::Result<()>) as *const c_void;
+    let mut info = MaybeUninit::<libc::Dl_info>::uninit();
+    // SAFETY: dladdr fills what it is given, unless it fails; the name is ended by a null byte. The
+    // library of that name is open, so that nothing is loaded and no initializer runs.
+    let handle = unsafe {
+        match libc::dladdr(within, info.as_mut_ptr()) {
+            0 => ptr::null_mut(),
+            _ => libc::dlopen(
+                info.assume_init().dli_fname,
+                libc::RTLD_NOW | libc::RTLD_NOLOAD | libc::RTLD_NODELETE,
+            ),
+        }
+    };
+    match handle.is_null() {
+        true => Err(io::Error::other("the module cannot be kept in memory")),
+        false => Ok(()),
     }
 }
 

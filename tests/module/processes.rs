@@ -495,3 +495,59 @@ fn a_worker_that_is_replaced_after_a_refused_reload_still_opens_the_page() {
     assert_eq!((page.status, status(&page)), (200, "miss"));
     assert!(page.text().contains("localStorage"), "{page:?}");
 }
+
+/// A module that does nothing, as nginx takes it: `ngx_module_t` has this size, and its first fields
+/// these places, in every nginx.
+const ANOTHER_MODULE: &str = r#"
+struct module {
+    unsigned long ctx_index, index; char *name; unsigned long spare0, spare1, version;
+    const char *signature; void *ctx, *commands; unsigned long type; void *rest[15];
+};
+extern struct module ngx_core_module;
+static void *context[8];
+struct module another_module = { -1UL, -1UL, 0, 0, 0, 0, 0, context, 0, 0x50545448 };
+struct module *ngx_modules[] = { &another_module, 0 };
+char *ngx_module_names[] = { "another_module", 0 };
+char *ngx_module_order[] = { 0 };
+__attribute__((constructor)) static void fit(void) {
+    another_module.version = ngx_core_module.version;
+    another_module.signature = ngx_core_module.signature;
+}
+"#;
+
+#[test]
+fn the_module_can_go_at_a_reload_and_come_back_among_other_modules() {
+    let npm = quick_npm();
+    let nginx = site(&npm).file("another.c", ANOTHER_MODULE).start();
+    let mut cc = Command::new("cc");
+    cc.current_dir(nginx.dir()).args(["-shared", "-fPIC", "-Wl,-Bsymbolic"]);
+    assert!(cc.args(["-o", "another.so", "another.c"]).status().is_ok_and(|s| s.success()));
+    let configuration = fs::read_to_string(nginx.dir().join("nginx.conf")).expect("nginx.conf");
+    assert!(is_signed_in(&nginx.client().get(ME)));
+
+    let another = "load_module another.so;\n";
+    let maps = || fs::read_to_string(format!("/proc/{}/maps", nginx.master_pid()));
+    let is_mapped = || maps().expect("the master's maps").contains("npm_token_inject");
+    assert!(is_mapped());
+    // All that says nothing of the module, with a server that has no location.
+    let (main, http) = configuration.split_once("http {").expect("a configuration");
+    let temporary: String = http.lines().filter(|line| line.contains("_temp_path")).collect();
+    let server = format!("server {{ listen 127.0.0.1:{}; }}", nginx.port());
+    let main = lines_without(main, "load_module");
+    let without = format!("{another}{main}http {{ access_log off; {temporary} {server} }}");
+    for before in [true, false, true] {
+        nginx.write_file("nginx.conf", &without);
+        nginx.reload();
+        assert!(!is_mapped(), "the master keeps the module");
+
+        let back = match before {
+            true => format!("{another}{configuration}"),
+            false => configuration.replacen("events", &format!("{another}events"), 1),
+        };
+        nginx.write_file("nginx.conf", back);
+        nginx.reload();
+        let reply = nginx.client().get(ME);
+        assert!(is_signed_in(&reply), "{reply:?}");
+    }
+    assert_no_alert(&nginx);
+}
