@@ -7,6 +7,7 @@ use ngx::http::HttpModule;
 
 use super::bindings::{ngx_http_request_t, ngx_log_t, NGX_HTTP_GET, NGX_HTTP_HEAD};
 use super::TokenInject;
+use crate::sso::path;
 
 /// A request. (That of `ngx` reads nginx's structure by other bindings.)
 #[repr(transparent)]
@@ -66,19 +67,14 @@ pub fn is_read(request: &Request) -> bool {
     request.as_ref().method as u32 & (NGX_HTTP_GET | NGX_HTTP_HEAD) != 0
 }
 
-/// Whether the request goes to NPM's API, which has no pages.
+/// Whether the request may go to NPM's API, which has no pages.
 pub fn is_api(request: &Request) -> bool {
-    request.as_ref().uri.as_bytes().starts_with(b"/api/")
+    path::is_api(request.as_ref().uri.as_bytes())
 }
 
-/// Whether NPM would answer this request with a token. Its router takes any case, and a slash at
-/// the end (Express: not `strict`, not `caseSensitive`).
+/// Whether NPM may answer this request with a token.
 pub fn asks_for_token(request: &Request) -> bool {
-    const PATH: &[u8] = b"/api/tokens";
-    let Some((path, rest)) = request.as_ref().uri.as_bytes().split_at_checked(PATH.len()) else {
-        return false;
-    };
-    rest.iter().all(|&b| b == b'/') && path.eq_ignore_ascii_case(PATH) && is_read(request)
+    is_read(request) && path::is_tokens(request.as_ref().uri.as_bytes())
 }
 
 /// Whether it came by https.

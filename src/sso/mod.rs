@@ -9,6 +9,7 @@ pub mod marker;
 pub mod npm;
 pub mod origin;
 pub mod page;
+pub mod path;
 pub mod secret;
 pub mod status;
 pub mod time;

@@ -630,3 +630,49 @@ fn https_is_served_to_who_trusts_it() {
     let client = Client::with_tls(&npm.url(), &elsewhere);
     assert!(client.request("GET", "/").try_send().is_err());
 }
+
+#[test]
+fn a_path_may_be_spelled_in_all_ways_that_nginx_reads() {
+    let npm = quick();
+    let client = Client::new(&npm.url());
+    let token = admin(&client);
+    let status = |path: &str| {
+        let reply = client.request("GET", path).bearer(&token).send();
+        let kind = reply.header("Content-Type").unwrap_or_default().to_owned();
+        (reply.status, kind.starts_with("application/json"))
+    };
+    for path in [
+        "/api/tokens",
+        "/api/tokens/",
+        "/api/tokens//",
+        "//api/tokens",
+        "/api//tokens",
+        "/api/./tokens",
+        "/api/x/../tokens",
+        "/api/tokens/.",
+        "/api/tokens/x/..",
+        "/api/%74okens",
+        "/api%2Ftokens",
+        "/api/tokens%2F",
+        "/api/users/%6De",
+    ] {
+        assert_eq!(status(path), (200, true), "{path}");
+    }
+    for path in [
+        "/api/%2574okens",
+        "/api/Tokens",
+        "/api/TOKENS",
+        "/api/tokens%3Fx",
+        "/api/tokens;x",
+        "/api/tokens%20",
+        "/api/tokens/2fa",
+        "/api/Users/me",
+        "/api/users/me/",
+    ] {
+        assert_eq!(status(path), (404, true), "{path}");
+    }
+    // NPM's own page, as for any path that is not the API's.
+    for path in ["/API/tokens", "/x/api/tokens"] {
+        assert_eq!(status(path), (200, false), "{path}");
+    }
+}

@@ -3,7 +3,7 @@
 use std::ops::RangeInclusive;
 use std::sync::{Arc, Mutex};
 
-use percent_encoding::{utf8_percent_encode, AsciiSet, NON_ALPHANUMERIC};
+use percent_encoding::{percent_decode_str, utf8_percent_encode, AsciiSet, NON_ALPHANUMERIC};
 use serde::Serialize;
 use serde_json::{json, Map, Value};
 
@@ -35,7 +35,8 @@ pub(super) fn answer(state: &Mutex<State>, request: &Request, stop: &Arc<Stop>) 
         page::error(400, "Bad Request")
     } else if request.path == "/api" {
         page::redirect(request, "/api/")
-    } else if let Some(path) = request.path.strip_prefix("/api/") {
+    } else if let Some(path) = path_in_api(&request.path) {
+        let path = path.as_str();
         if request.method == "POST" && matches!(path, "tokens" | "tokens/") {
             let mut state_now = lock(state);
             state_now.logins += 1;
@@ -55,6 +56,26 @@ pub(super) fn answer(state: &Mutex<State>, request: &Request, stop: &Arc<Stop>) 
     let mut headers = front_headers(state);
     response.headers.iter().for_each(|(name, value)| headers.push(name, value));
     Response { headers, ..response }.into()
+}
+
+/// The path below `/api/` that NPM's nginx looks for: decoded, slashes collapsed and dots resolved.
+/// What it hands over it encodes again, and the router behind it takes letters as they are.
+fn path_in_api(path: &str) -> Option<String> {
+    let path = percent_decode_str(path).decode_utf8_lossy().into_owned();
+    let mut segments: Vec<&str> = Vec::new();
+    let mut parts = path.split('/').skip(1).peekable();
+    while let Some(part) = parts.next() {
+        let is_last = parts.peek().is_none();
+        match part {
+            "" | "." => {}
+            ".." => drop(segments.pop()),
+            part => segments.push(part),
+        }
+        if is_last && matches!(part, "" | "." | "..") {
+            segments.push("");
+        }
+    }
+    segments.join("/").strip_prefix("api/").map(str::to_owned)
 }
 
 /// Tells what reached NPM. The real one has no such path.
