@@ -1,10 +1,7 @@
 //! Accounts: which Authentik user signs in to NPM as whom.
 
 use std::fmt;
-use std::fs::{self, File};
-use std::io::{self, Read};
 use std::marker::PhantomData;
-use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicUsize;
 use std::sync::Arc;
@@ -21,14 +18,12 @@ use thiserror::Error;
 use ureq::tls::Certificate;
 use zeroize::Zeroizing;
 
+use super::file::{self, Content, FileError};
 use super::npm::{self, BaseUrl, Credentials, Issuer};
 use super::secret::Secret;
 
 /// The longest `timeout`: nobody waits longer for a page.
 const TIMEOUT_MAX: Duration = Duration::from_secs(60);
-
-/// The largest file that is read, in bytes.
-const FILE_MAX: u64 = 1024 * 1024;
 
 /// What Authentik says of the user whose request this is. An empty value is one that it did not
 /// say.
@@ -136,7 +131,7 @@ impl Accounts {
     }
 
     /// Reads an accounts file, and the files that it names. `api` goes before the file's own.
-    /// `warn` is told of files that others can read, and the like.
+    /// `warn` is told of files that others can read or change, and the like.
     ///
     /// # Errors
     ///
@@ -148,14 +143,13 @@ impl Accounts {
     ) -> Result<Self, AccountsError> {
         // Now, for at a later reading it may be gone.
         npm::admin_port();
-        let text = read_private(path, warn)
-            .map_err(|error| AccountsError::Read(path.to_owned(), error))?;
+        let text = file::read(path, Content::Secret, warn).map_err(AccountsError::Read)?;
         let Object(file): Object<AccountsFile> = serde_json::from_slice(&text)
             .map_err(|error| AccountsError::Content(path.to_owned(), without_value(&error)))?;
 
         let folder = path.parent().unwrap_or(Path::new("/"));
         let certificates = match &file.ca_file {
-            Some(name) => read_certificates(&folder.join(name))?,
+            Some(name) => read_certificates(&folder.join(name), warn)?,
             None => Vec::new(),
         };
         let url = api.or(file.api).unwrap_or_else(|| BaseUrl::own(warn));
@@ -210,20 +204,32 @@ impl Accounts {
 /// What is wrong with an accounts file.
 #[derive(Debug, Error)]
 pub enum AccountsError {
-    #[error("cannot read \"{}\": {}; create it, or give its path in the directive", .0.display(), .1)]
-    Read(PathBuf, #[source] io::Error),
+    #[error("cannot read {0}{mend}", mend = mend(.0))]
+    Read(FileError),
     #[error("\"{}\": {}", .0.display(), .1)]
     Content(PathBuf, String),
+    #[error("cannot read secret_file {0}")]
+    SecretFile(FileError),
     #[error("cannot read secret_file \"{}\": {}", .0.display(), .1)]
-    SecretFile(PathBuf, String),
+    NoSecret(PathBuf, &'static str),
+    #[error("cannot use ca_file {0}")]
+    CaFile(FileError),
     #[error("cannot use ca_file \"{}\": {}", .0.display(), .1)]
-    CaFile(PathBuf, String),
+    NoCertificate(PathBuf, String),
 }
 
 impl AccountsError {
     /// Whether the accounts file itself does not exist.
     pub fn is_missing_file(&self) -> bool {
-        matches!(self, Self::Read(_, error) if error.kind() == io::ErrorKind::NotFound)
+        matches!(self, Self::Read(error) if error.is_missing())
+    }
+}
+
+/// What to do about an accounts file that is not there.
+fn mend(error: &FileError) -> &'static str {
+    match error.is_missing() {
+        true => "; create it, or give its path in the directive",
+        false => "",
     }
 }
 
@@ -374,39 +380,21 @@ impl TryFrom<String> for Timeout {
 
 /// Reads a file that holds one secret, which a line end may follow.
 fn read_secret(path: &Path, warn: &mut dyn FnMut(String)) -> Result<Secret, AccountsError> {
-    let fail = |why: String| AccountsError::SecretFile(path.to_owned(), why);
-    let content = read_private(path, warn).map_err(|error| fail(error.to_string()))?;
-    let text = std::str::from_utf8(&content).map_err(|_| fail("it is not UTF-8".to_owned()))?;
+    let fail = |why| AccountsError::NoSecret(path.to_owned(), why);
+    let content = file::read(path, Content::Secret, warn).map_err(AccountsError::SecretFile)?;
+    let text = std::str::from_utf8(&content).map_err(|_| fail("it is not UTF-8"))?;
     match text.trim_end_matches(['\r', '\n']) {
-        "" => Err(fail("it is empty".to_owned())),
+        "" => Err(fail("it is empty")),
         secret => Ok(Secret::new(secret.to_owned())),
     }
 }
 
-/// Reads a file that holds secrets.
-fn read_private(path: &Path, warn: &mut dyn FnMut(String)) -> io::Result<Zeroizing<Vec<u8>>> {
-    let mut file = File::open(path)?;
-    let metadata = file.metadata()?;
-    if metadata.is_dir() {
-        return Err(io::ErrorKind::IsADirectory.into());
-    }
-    if metadata.permissions().mode() & 0o004 != 0 {
-        warn(format!("others can read \"{0}\": run \"chmod 600 {0}\"", path.display()));
-    }
-    // Room for all of it at once: a buffer that grows leaves copies behind.
-    let size = metadata.len().min(FILE_MAX);
-    let mut content = Zeroizing::new(Vec::with_capacity(size as usize + 1));
-    Read::by_ref(&mut file).take(FILE_MAX).read_to_end(&mut content)?;
-    if content.len() as u64 == FILE_MAX {
-        return Err(io::Error::new(io::ErrorKind::FileTooLarge, "it is larger than 1 MB"));
-    }
-    Ok(content)
-}
-
-fn read_certificates(path: &Path) -> Result<Vec<Certificate<'static>>, AccountsError> {
-    let fail = |why: String| AccountsError::CaFile(path.to_owned(), why);
-    let pem = fs::read(path).map_err(|error| fail(error.to_string()))?;
-    npm::parse_certificates(&pem).map_err(fail)
+fn read_certificates(
+    path: &Path,
+    warn: &mut dyn FnMut(String),
+) -> Result<Vec<Certificate<'static>>, AccountsError> {
+    let pem = file::read(path, Content::Public, warn).map_err(AccountsError::CaFile)?;
+    npm::parse_certificates(&pem).map_err(|why| AccountsError::NoCertificate(path.to_owned(), why))
 }
 
 #[cfg(test)]

@@ -5,6 +5,7 @@
 pub mod accounts;
 pub mod cache;
 mod deadline;
+pub mod file;
 pub mod marker;
 pub mod npm;
 pub mod origin;

@@ -1,7 +1,9 @@
 //! What `nginx -t` says of the directive and of the files that it names, and what the directive
 //! means where it stands.
 
+use std::fs;
 use std::net::TcpListener;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
@@ -383,6 +385,102 @@ fn a_ca_file_that_holds_no_certificate_is_refused() {
     let (one, other) = (Tls::localhost(), Tls::localhost());
     is_accepted(&nginx.clone().file("ca.pem", one.ca_pem()));
     is_accepted(&nginx.file("ca.pem", [one.ca_pem(), other.ca_pem()].concat()));
+}
+
+/// nginx, that is given up where it waits for something.
+fn impatient(nginx: Builder) -> Builder {
+    nginx.run_by(&["timeout", "--signal=KILL", "60"])
+}
+
+/// One location for each kind of file that the configuration names: the accounts file, a secret and
+/// a certificate.
+fn with_file_at(path: &Path) -> [(Builder, String); 3] {
+    let path = path.display();
+    let secret = json!({"user": "a", "identity": "i", "secret_file": path.to_string()});
+    let secret = json!({"accounts": [secret]}).to_string();
+    let ca = json!({"ca_file": path.to_string(), "accounts": []}).to_string();
+    [
+        (location(&format!("npm_token_inject {path};")), "cannot read".to_owned()),
+        (accounts(&secret), "cannot read secret_file".to_owned()),
+        (accounts(&ca), "cannot use ca_file".to_owned()),
+    ]
+    .map(|(nginx, what)| (impatient(nginx), format!("{what} \"{path}\": ")))
+}
+
+#[test]
+fn what_is_no_regular_file_is_refused_at_once() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let pipe = dir.path().join("pipe");
+    assert!(Command::new("mkfifo").arg(&pipe).status().is_ok_and(|done| done.success()));
+    // A device without an end, one at its end, and one that waits for what is typed.
+    let devices = ["/dev/zero", "/dev/null", "/dev/ptmx"].map(Path::new);
+    for path in [&*pipe].into_iter().chain(devices) {
+        for (nginx, message) in with_file_at(path) {
+            is_refused(&nginx, &format!("{message}it is not a regular file"));
+        }
+    }
+    for (nginx, message) in with_file_at(dir.path()) {
+        is_refused(&nginx, &format!("{message}is a directory"));
+    }
+    for (nginx, message) in with_file_at(&dir.path().join("nosuch")) {
+        is_refused(&nginx, &format!("{message}No such file"));
+    }
+}
+
+#[test]
+fn no_file_larger_than_a_megabyte_is_read() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let path = dir.path().join("large");
+    for size in [1024 * 1024 + 1, 1 << 40] {
+        // It takes no room: there is nothing in it.
+        fs::File::create(&path).and_then(|file| file.set_len(size)).expect("a file");
+        for (nginx, message) in with_file_at(&path) {
+            is_refused(&nginx, &format!("{message}it is larger than 1 MB"));
+        }
+    }
+}
+
+#[test]
+fn a_file_that_may_not_be_read_is_told_with_whose_it_must_be() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let path = dir.path().join("file");
+    fs::write(&path, "secret").expect("a file");
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o000)).expect("its mode");
+    let owner = fs::metadata(&path).expect("its owner");
+    // To root a mode is none, but for one that has put its powers away.
+    let powerless = ["setpriv", "--bounding-set", "-dac_override,-dac_read_search"];
+    for (nginx, message) in with_file_at(&path) {
+        let nginx = if owner.uid() == 0 { nginx.run_by(&powerless) } else { nginx };
+        let error = is_refused(&nginx, &message);
+        let mend = format!(
+            "Permission denied (os error 13); it must belong to the user that starts nginx: \
+             run \"chown {}:{} {}\"",
+            owner.uid(),
+            owner.gid(),
+            path.display()
+        );
+        assert!(error.contains(&mend) && !error.contains("create it"), "{error}");
+    }
+}
+
+#[test]
+fn files_that_others_can_change_are_warned_of_and_taken() {
+    let nginx = account(r#""user": "a", "identity": "i", "secret_file": "secret""#);
+    for mode in [0o602, 0o606] {
+        let output = is_accepted(&nginx.clone().file_with_mode("secret", "s", mode));
+        assert!(output.contains("[warn] npm_token_inject: others can change \""), "{output}");
+        assert!(output.contains("/secret\": run \"chmod 600 /"), "{output}");
+    }
+    let nginx = accounts(r#"{"ca_file": "ca.pem", "accounts": []}"#);
+    let tls = Tls::localhost();
+    let with = |mode| nginx.clone().file_with_mode("ca.pem", tls.ca_pem(), mode);
+    assert!(!is_accepted(&with(0o644)).contains("[warn]"));
+    let output = is_accepted(&with(0o646));
+    assert!(output.contains("/ca.pem\": run \"chmod o-w /"), "{output}");
+
+    let nginx = location("npm_token_inject accounts.json;");
+    let output = is_accepted(&nginx.file_with_mode("accounts.json", r#"{"accounts": []}"#, 0o602));
+    assert!(output.contains("/accounts.json\": run \"chmod 600 /"), "{output}");
 }
 
 #[test]

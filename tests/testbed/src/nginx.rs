@@ -5,7 +5,7 @@ use std::ffi::OsStr;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
 use std::net::TcpStream;
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus};
@@ -392,6 +392,8 @@ fn write_file(path: &Path, content: &[u8], mode: u32) {
         let new = path.with_extension("new");
         let mut file =
             OpenOptions::new().write(true).create(true).truncate(true).mode(mode).open(&new)?;
+        // As it is said, whatever this process's umask is.
+        file.set_permissions(fs::Permissions::from_mode(mode))?;
         file.write_all(content)?;
         fs::rename(&new, path)
     })();
