@@ -80,6 +80,17 @@ impl ngx_http_variable_value_t {
     }
 }
 
+/// The modules of nginx, in their order.
+pub fn modules(cf: &ngx_conf_t) -> impl Iterator<Item = &ngx_module_t> {
+    // SAFETY: a cycle's modules are an array of pointers, ended by a null.
+    let mut next = unsafe { (*cf.cycle).modules };
+    std::iter::from_fn(move || unsafe {
+        let module = (*next).as_ref()?;
+        next = next.add(1);
+        Some(module)
+    })
+}
+
 /// The time as of this turn of the event loop (as the macro `ngx_timeofday`).
 pub fn ngx_timeofday() -> &'static ngx_time_t {
     // SAFETY: nginx sets the time before any module's code runs, and keeps what it has pointed at.

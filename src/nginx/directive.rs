@@ -13,11 +13,17 @@ use thiserror::Error;
 
 use super::bindings::{
     ngx_command_t, ngx_conf_full_name, ngx_conf_t, ngx_hash_key_t, ngx_http_core_main_conf_t,
-    ngx_http_variable_t, ngx_int_t, ngx_str_t, ngx_uint_t, HttpCore, NGX_CONF_1MORE,
-    NGX_CONF_NOARGS, NGX_HTTP_LOC_CONF, NGX_HTTP_LOC_CONF_OFFSET, NGX_HTTP_MAIN_CONF,
-    NGX_HTTP_SRV_CONF, NGX_LOG_EMERG, NGX_LOG_WARN, NGX_OK,
+    ngx_http_get_variable_pt, ngx_http_variable_t, ngx_int_t, ngx_str_t, ngx_uint_t, HttpCore,
+    NGX_CONF_1MORE, NGX_CONF_NOARGS, NGX_HTTP_LOC_CONF, NGX_HTTP_LOC_CONF_OFFSET,
+    NGX_HTTP_MAIN_CONF, NGX_HTTP_SRV_CONF, NGX_LOG_EMERG, NGX_LOG_WARN, NGX_OK,
 };
-use super::settings::{Browser, ClientToken, Directive, Identity, OnError, Settings};
+#[cfg(nginx_pcre)]
+use super::bindings::{ngx_http_regex_compile, ngx_regex_compile_t};
+use super::log::place;
+use super::others;
+use super::settings::{
+    AuthRequestSet, Browser, ClientToken, Directive, Identity, OnError, Settings,
+};
 use super::status_page;
 use super::value::{variable_names, Value};
 use super::zone::Zone;
@@ -197,12 +203,18 @@ extern "C" fn set_status(
     // SAFETY: nginx passes a valid configuration.
     let cf = unsafe { &mut *cf };
     let zone = Zone::request(cf);
+    // The module realip, where nginx has it, changes the other one.
+    let peer = match is_defined(cf, b"realip_remote_addr") {
+        true => Value::variable(cf, b"realip_remote_addr"),
+        false => Value::variable(cf, b"remote_addr"),
+    };
     let main = TokenInject::main_conf_mut(cf);
     let location = HttpCore::location_conf_mut(cf);
     let (Some(zone), Some(main), Some(location)) = (zone, main, location) else {
         return NGX_CONF_ERROR;
     };
     main.zone = Some(zone);
+    main.peer = peer;
     location.handler = Some(status_page::handle);
     NGX_CONF_OK
 }
@@ -253,6 +265,13 @@ fn parse(cf: &mut ngx_conf_t, before: &Directive) -> Result<Directive, Directive
             variables.push((parameter, name));
         }
     }
+    if parameters.user.is_some_and(|user| variable_names(user.as_bytes()).is_empty()) {
+        ngx_conf_log_error!(
+            NGX_LOG_WARN,
+            cf,
+            "npm_token_inject: \"user\" names no variable: everybody is signed in as that one user"
+        );
+    }
     let user = parameters.user.unwrap_or(ngx_string!("$authentik_username"));
     if parameters.user.is_none() {
         variables.push(("user", "authentik_username".to_owned()));
@@ -277,6 +296,7 @@ fn parse(cf: &mut ngx_conf_t, before: &Directive) -> Result<Directive, Directive
         on_error,
         client_token,
         browser,
+        trust_headers,
         email: Identity::new("authentik_email", email),
         groups: Identity::new("authentik_groups", groups),
         variables,
@@ -341,7 +361,25 @@ pub fn finish(cf: &mut ngx_conf_t) -> Result<(), Status> {
     if !main.is_in_use() {
         return Ok(());
     }
-    for settings in &main.settings {
+    let settings = main.settings.clone();
+    let capture = match settings.iter().all(|settings| settings.trust_headers) {
+        true => None,
+        false => capture_handler(cf),
+    };
+    for settings in &settings {
+        for (parameter, name) in settings.says_who().filter(|_| !settings.trust_headers) {
+            let get = get_handler(cf, name.as_bytes());
+            if get.zip(capture).is_some_and(|(get, capture)| ptr::fn_addr_eq(get, capture)) {
+                let error = DirectiveError::FromClient { parameter, variable: name.to_owned() };
+                ngx_log_error!(
+                    NGX_LOG_EMERG,
+                    cf.log,
+                    "npm_token_inject: {error}, in {place}",
+                    place = settings.place
+                );
+                return Err(Status::NGX_ERROR);
+            }
+        }
         for (parameter, name) in &settings.variables {
             if !is_defined(cf, name.as_bytes()) {
                 ngx_log_error!(
@@ -377,22 +415,143 @@ fn answer_variable(parameter: &str) -> &'static str {
     }
 }
 
-/// Whether a variable holds what the client sent.
+/// Whether a variable holds what the client sent, or chooses: of all that nginx and OpenResty have.
 fn is_from_client(name: &str) -> bool {
-    ["http_", "arg_", "cookie_"].iter().any(|prefix| name.starts_with(prefix))
-        || matches!(
-            name,
-            "args"
-                | "query_string"
-                | "request"
-                | "request_uri"
-                | "uri"
-                | "document_uri"
-                | "request_body"
-                | "host"
-                | "content_type"
-                | "remote_user"
-        )
+    const PREFIXES: [&str; 8] =
+        ["http_", "arg_", "cookie_", "proxy_protocol_", "ssl_", "uid_", "echo_", "fastcgi_"];
+    const NAMES: [&str; 33] = [
+        "ancient_browser",
+        "args",
+        "binary_remote_addr",
+        "content_length",
+        "content_type",
+        "document_root",
+        "document_uri",
+        "host",
+        "http2",
+        "http3",
+        "https",
+        "is_args",
+        "is_request_port",
+        "modern_browser",
+        "msie",
+        "proxy_add_via",
+        "proxy_add_x_forwarded_for",
+        "query_string",
+        "realpath_root",
+        // By X-Real-IP, for one.
+        "remote_addr",
+        "remote_port",
+        "remote_user",
+        "request",
+        "request_body",
+        "request_body_file",
+        "request_filename",
+        "request_length",
+        "request_method",
+        "request_port",
+        "request_uri",
+        "scheme",
+        "server_protocol",
+        "uri",
+    ];
+    // What a part of a regular expression has found, as $1.
+    let is_capture = name.starts_with(|first: char| first.is_ascii_digit());
+    let is_other = matches!(name, "secure_link_expires" | "slice_range");
+    let has_prefix = PREFIXES.iter().any(|prefix| name.starts_with(prefix));
+    is_capture || is_other || has_prefix || NAMES.contains(&name)
+}
+
+/// The variable of the client's that this variable is set from, by one `auth_request_set` or more.
+fn source(name: &str, sets: &[&AuthRequestSet], depth: usize) -> Option<String> {
+    /// Longer chains nobody writes; a circle has no end.
+    const LONGEST: usize = 8;
+    let values = sets.iter().filter(|set| set.variable == name).flat_map(|set| {
+        let names = variable_names(&set.value).into_iter();
+        names.map(|name| String::from_utf8_lossy(name).to_ascii_lowercase())
+    });
+    let mut found = values.filter_map(|name| match is_from_client(&name) {
+        true => Some(name),
+        false if depth < LONGEST => source(&name, sets, depth + 1),
+        false => None,
+    });
+    found.next()
+}
+
+/// Looks whether who a user is comes from the client all the same in a location, by way of
+/// `auth_request_set`. Where the location says nothing of a variable, it is what the server's others
+/// say: nginx may come from there.
+///
+/// # Errors
+///
+/// When it does, which is logged.
+pub fn check_sources(cf: &ngx_conf_t, directive: &Directive) -> Result<(), Status> {
+    let Directive::On(settings) = directive else {
+        return Ok(());
+    };
+    if settings.trust_headers {
+        return Ok(());
+    }
+    let here = others::of(cf).map(|others| &others.sets[..]).unwrap_or_default();
+    let all = TokenInject::main_conf(cf).map(|main| &main.auth_request_sets[..]);
+    let server = others::server(cf);
+    let of_server = all.unwrap_or_default().iter().filter(|set| set.server == server);
+    let of_server: Vec<&AuthRequestSet> = of_server.map(|set| &**set).collect();
+    let here: Vec<&AuthRequestSet> = here.iter().map(|set| &**set).collect();
+    for (parameter, name) in settings.says_who() {
+        let is_set = |set: &&&AuthRequestSet| set.variable == name;
+        let sets = if here.iter().any(|set| is_set(&set)) { &here } else { &of_server };
+        let Some(variable) = source(name, sets, 0) else {
+            continue;
+        };
+        ngx_log_error!(
+            NGX_LOG_EMERG,
+            cf.log,
+            "npm_token_inject: \"{parameter}\" comes from the client: anybody could send \
+             ${variable}, which auth_request_set gives to ${name}; take it from the answer, with \
+             \"auth_request_set ${name} {source};\", or say trust_headers=on where nobody can \
+             reach this server but through a proxy that sets it, in {place}",
+            source = answer_variable(parameter),
+            place = sets.iter().find(is_set).map_or(&settings.place, |set| &set.place),
+        );
+        return Err(Status::NGX_ERROR);
+    }
+    Ok(())
+}
+
+/// By what nginx gives a value to the parts of regular expressions that have a name; `None` where it
+/// has no regular expressions.
+#[cfg(nginx_pcre)]
+fn capture_handler(cf: &mut ngx_conf_t) -> ngx_http_get_variable_pt {
+    let mut pattern = *b"(?<npm_token_capture>)\0";
+    // SAFETY: all zeros but for the pattern and the buffer for errors is what nginx expects; the
+    // pattern is ended by a null byte, and nginx keeps neither.
+    unsafe {
+        let mut error = [0u8; 128];
+        let mut compile: ngx_regex_compile_t = std::mem::zeroed();
+        compile.pattern = ngx_str_t { len: pattern.len() - 1, data: pattern.as_mut_ptr() };
+        compile.err = ngx_str_t { len: error.len(), data: error.as_mut_ptr() };
+        if ngx_http_regex_compile(cf, &mut compile).is_null() {
+            return None;
+        }
+    }
+    get_handler(cf, b"npm_token_capture")
+}
+
+#[cfg(not(nginx_pcre))]
+fn capture_handler(_: &mut ngx_conf_t) -> ngx_http_get_variable_pt {
+    None
+}
+
+/// By what nginx gives a variable its value.
+fn get_handler(cf: &ngx_conf_t, name: &[u8]) -> ngx_http_get_variable_pt {
+    let core: &ngx_http_core_main_conf_t = HttpCore::main_conf(cf)?;
+    // SAFETY: as in `is_defined`; a key of variables has a variable as its value.
+    unsafe {
+        let keys = core.variables_keys.as_ref()?.keys.as_slice::<ngx_hash_key_t>();
+        let key = keys.iter().find(|key| key.key.as_bytes() == name)?;
+        (*key.value.cast::<ngx_http_variable_t>()).get_handler
+    }
 }
 
 /// Whether the configuration knows a variable, by its name or by the prefix of its name
@@ -409,16 +568,6 @@ fn is_defined(cf: &ngx_conf_t, name: &[u8]) -> bool {
         });
         let prefixes = core.prefix_variables.as_slice::<ngx_http_variable_t>();
         named || prefixes.iter().any(|variable| name.starts_with(variable.name.as_bytes()))
-    }
-}
-
-/// File and line of the directive that is being read.
-fn place(cf: &ngx_conf_t) -> String {
-    // SAFETY: nginx reads every directive from a configuration file, or from the command line,
-    // which it presents as one.
-    match unsafe { cf.conf_file.as_ref() } {
-        Some(file) => format!("{}:{}", display(&file.file.name), file.line),
-        None => "the configuration".to_owned(),
     }
 }
 

@@ -10,15 +10,14 @@
 //! module, from the redirect on, what had been.
 
 use std::ffi::{c_void, CStr};
-use std::iter;
 
 use ngx::core::Status;
 use ngx::http::{HttpModule, HttpModuleMainConf};
 use ngx::ngx_string;
 
 use super::bindings::{
-    ngx_conf_t, ngx_http_add_variable, ngx_http_get_variable_index, ngx_http_request_t,
-    ngx_http_variable_value_t, ngx_int_t, ngx_module_t, ngx_uint_t, NGX_HTTP_VAR_NOHASH,
+    modules, ngx_conf_t, ngx_http_add_variable, ngx_http_get_variable_index, ngx_http_request_t,
+    ngx_http_variable_value_t, ngx_int_t, ngx_uint_t, NGX_HTTP_VAR_NOHASH,
 };
 use super::request::Request;
 use super::settings::{Granted, MainConf};
@@ -50,17 +49,6 @@ pub fn prepare(cf: &mut ngx_conf_t) -> Result<(), Status> {
     let main = TokenInject::main_conf_mut(cf).ok_or(Status::NGX_ERROR)?;
     main.granted = Some(Granted { variable, auth_request });
     Ok(())
-}
-
-/// nginx's modules.
-fn modules(cf: &ngx_conf_t) -> impl Iterator<Item = &ngx_module_t> {
-    // SAFETY: the cycle's modules are an array of pointers, ended by a null.
-    let mut next = unsafe { (*cf.cycle).modules };
-    iter::from_fn(move || unsafe {
-        let module = (*next).as_ref()?;
-        next = next.add(1);
-        Some(module)
-    })
 }
 
 unsafe extern "C" fn not_found(

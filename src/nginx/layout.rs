@@ -47,7 +47,21 @@ const STRUCTURES: [&str; 23] = [
 const OF_NGX: [(&str, &[&str]); 12] = [
     ("ngx_array_t", &["elts", "nelts", "size", "nalloc", "pool"]),
     ("ngx_command_t", &["name", "type_", "set", "conf", "offset", "post"]),
-    ("ngx_conf_t", &["name", "args", "cycle", "pool", "temp_pool", "conf_file", "log", "ctx"]),
+    (
+        "ngx_conf_t",
+        &[
+            "name",
+            "args",
+            "cycle",
+            "pool",
+            "temp_pool",
+            "conf_file",
+            "log",
+            "ctx",
+            "module_type",
+            "cmd_type",
+        ],
+    ),
     ("ngx_cycle_t", &["conf_ctx", "pool", "log", "modules"]),
     ("ngx_http_conf_ctx_t", &["main_conf", "srv_conf", "loc_conf"]),
     (
@@ -94,6 +108,10 @@ pub fn make() {
     let headers = Headers::of_nginx_sys();
     let out = PathBuf::from(var("OUT_DIR"));
     let bindings = headers.bindings(&OF_NGX.map(|(name, _)| name));
+    println!("cargo::rustc-check-cfg=cfg(nginx_pcre)");
+    if bindings.contains("fn ngx_http_regex_compile") {
+        println!("cargo::rustc-cfg=nginx_pcre");
+    }
     let mut layouts = layouts(&bindings);
     layouts.extend(OF_NGX.map(|(name, fields)| Layout {
         path: format!("ngx::ffi::{name}"),

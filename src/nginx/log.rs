@@ -4,6 +4,9 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use ngx::core::NgxStr;
+
+use super::bindings::ngx_conf_t;
 use crate::sso::token::Millis;
 
 macro_rules! log_error {
@@ -22,6 +25,19 @@ macro_rules! log_notice {
     ($log:expr, $($message:tt)+) => {{
         ngx::ngx_log_error!(ngx::ffi::NGX_LOG_NOTICE, $log, "npm_token_inject: {}", format_args!($($message)+));
     }};
+}
+
+/// File and line of the directive that is being read.
+pub fn place(cf: &ngx_conf_t) -> String {
+    // SAFETY: nginx reads every directive from a configuration file, or from the command line,
+    // which it presents as one.
+    match unsafe { cf.conf_file.as_ref() } {
+        Some(file) => {
+            let name = NgxStr::from_bytes(file.file.name.as_bytes());
+            format!("{}:{}", name.to_string_lossy(), file.line)
+        }
+        None => "the configuration".to_owned(),
+    }
 }
 
 /// Lets one message through per interval, so that a fault which every request meets does not

@@ -5,7 +5,7 @@
 use std::ffi::{c_char, c_void};
 use std::ptr;
 
-use ngx::core::Status;
+use ngx::core::{Status, NGX_CONF_ERROR, NGX_CONF_OK};
 use ngx::http::{HttpModule, HttpModuleLocationConf, HttpModuleMainConf, Merge};
 
 #[macro_use]
@@ -21,6 +21,7 @@ mod headers_in;
 mod loader;
 mod login_thread;
 mod logins;
+mod others;
 mod page;
 mod pool;
 mod process;
@@ -99,7 +100,7 @@ fn register(
 }
 
 extern "C" fn merge_loc_conf(
-    _cf: *mut ngx_conf_t,
+    cf: *mut ngx_conf_t,
     outer: *mut c_void,
     inner: *mut c_void,
 ) -> *mut c_char {
@@ -107,7 +108,8 @@ extern "C" fn merge_loc_conf(
     let (outer, inner) = unsafe { (&*outer.cast::<Directive>(), &mut *inner.cast::<Directive>()) };
     // Infallible, as the signature that nginx asks for is not.
     let _ = inner.merge(outer);
-    ptr::null_mut()
+    // SAFETY: nginx passes a configuration that is valid for the call.
+    directive::check_sources(unsafe { &*cf }, inner).map_or(NGX_CONF_ERROR, |()| NGX_CONF_OK)
 }
 
 extern "C" fn exit_process(cycle: *mut ngx_cycle_t) {
@@ -178,11 +180,14 @@ pub static mut ngx_http_npm_token_inject_module: ngx_module_t = ngx_module_t {
     ..ngx_module_t::default()
 };
 
-/// The part of it that stands elsewhere in nginx's order: the handler of the access phase.
+/// The part of it that stands elsewhere in nginx's order: the handler of the access phase, and what
+/// sees the directives of the modules behind it.
 #[used]
 #[allow(non_upper_case_globals)]
 pub static mut ngx_http_npm_token_inject_access_module: ngx_module_t = ngx_module_t {
     ctx: ptr::addr_of!(ACCESS_CONTEXT).cast_mut().cast(),
+    // SAFETY: only the address is taken.
+    commands: unsafe { ptr::addr_of_mut!(others::COMMANDS[0]) },
     type_: NGX_HTTP_MODULE as ngx_uint_t,
     ..ngx_module_t::default()
 };
@@ -196,6 +201,11 @@ impl HttpModule for AccessPhase {
     }
 }
 
+// SAFETY: the type is the one that the context creates below.
+unsafe impl HttpModuleLocationConf for AccessPhase {
+    type LocationConf = others::Others;
+}
+
 static ACCESS_CONTEXT: ngx_http_module_t = ngx_http_module_t {
     preconfiguration: None,
     postconfiguration: Some(postconfiguration_of_access),
@@ -203,8 +213,8 @@ static ACCESS_CONTEXT: ngx_http_module_t = ngx_http_module_t {
     init_main_conf: None,
     create_srv_conf: None,
     merge_srv_conf: None,
-    create_loc_conf: None,
-    merge_loc_conf: None,
+    create_loc_conf: Some(AccessPhase::create_loc_conf),
+    merge_loc_conf: Some(AccessPhase::merge_loc_conf),
 };
 
 unsafe extern "C" fn postconfiguration_of_access(cf: *mut ngx_conf_t) -> ngx_int_t {

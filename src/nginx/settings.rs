@@ -1,6 +1,7 @@
 //! What the directive means for a location.
 
 use std::cell::OnceCell;
+use std::ffi::c_void;
 use std::rc::Rc;
 
 use ngx::http::{Merge, MergeConfigError};
@@ -19,6 +20,21 @@ pub struct MainConf {
     /// Every directive that is not `off`, wherever it stands.
     pub settings: Vec<Rc<Settings>>,
     pub granted: Option<Granted>,
+    /// Every `auth_request_set` of the configuration.
+    pub auth_request_sets: Vec<Rc<AuthRequestSet>>,
+    /// The address that a connection really comes from.
+    pub peer: Option<Value>,
+}
+
+/// An `auth_request_set`: by what a variable is set from Authentik's answer.
+pub struct AuthRequestSet {
+    /// The variable, in lowercase and without its `$`.
+    pub variable: String,
+    pub value: Vec<u8>,
+    /// The server in which it stands. Only to be compared.
+    pub server: *const c_void,
+    /// File and line.
+    pub place: String,
 }
 
 /// Where `granted.rs` finds what it needs.
@@ -86,6 +102,8 @@ pub struct Settings {
     pub browser: Option<Browser>,
     pub email: Identity,
     pub groups: Identity,
+    /// Whether the user may be one that the client says.
+    pub trust_headers: bool,
     /// The variables that the parameters name, with the parameter.
     pub variables: Vec<(&'static str, String)>,
     /// File and line.
@@ -96,6 +114,14 @@ impl Settings {
     /// The user's e-mail address, as far as Authentik says it.
     pub fn email<'r>(&self, request: &'r Request) -> Result<&'r [u8], OutOfMemory> {
         self.email.evaluate(request)
+    }
+
+    /// The variables that say who a user is, with the parameter, whether it is given or not.
+    pub fn says_who(&self) -> impl Iterator<Item = (&'static str, &str)> {
+        let named = self.variables.iter().map(|(parameter, name)| (*parameter, &**name));
+        let defaults = [("email", self.email.variable), ("groups", self.groups.variable)];
+        let is_given = |name: &str| self.variables.iter().any(|(parameter, _)| *parameter == name);
+        named.chain(defaults.into_iter().filter(move |(parameter, _)| !is_given(parameter)))
     }
 
     /// The user's groups, likewise.

@@ -1,29 +1,60 @@
 //! The directive `npm_token_inject_status`: the page that it makes of a location.
 
-use ngx::core::Status;
-use ngx::http::HttpModuleMainConf;
+use std::net::IpAddr;
+
+use ngx::core::{NgxStr, Status};
+use ngx::http::{HttpModuleLocationConf, HttpModuleMainConf};
 use ngx::ngx_string;
 
 use super::bindings::{
-    ngx_http_arg, ngx_http_request_t, ngx_int_t, ngx_str_t, NGX_HTTP_INTERNAL_SERVER_ERROR,
-    NGX_HTTP_NOT_ALLOWED, NGX_OK,
+    ngx_http_arg, ngx_http_request_t, ngx_int_t, ngx_str_t, NGX_HTTP_FORBIDDEN,
+    NGX_HTTP_INTERNAL_SERVER_ERROR, NGX_HTTP_NOT_ALLOWED, NGX_OK,
 };
 use super::context::{Page, RequestContext};
 use super::headers_in;
+use super::log::Throttle;
+use super::others::Others;
 use super::pool::OutOfMemory;
 use super::process::now;
 use super::request::{is_read, Request};
 use super::respond::send_text;
-use super::TokenInject;
+use super::{AccessPhase, TokenInject};
 
 /// The content handler.
 pub unsafe extern "C" fn handle(r: *mut ngx_http_request_t) -> ngx_int_t {
     // SAFETY: nginx passes a valid request.
     let request = unsafe { Request::from_ngx_http_request(r) };
+    if !is_let_in(request) {
+        return NGX_HTTP_FORBIDDEN as ngx_int_t;
+    }
     if !is_read(request) {
         return NGX_HTTP_NOT_ALLOWED as ngx_int_t;
     }
     send(request).map_or(NGX_HTTP_INTERNAL_SERVER_ERROR as ngx_int_t, Into::into)
+}
+
+/// Whether the location lets others in than this machine, or the request is of this machine: by the
+/// address that its connection comes from, for a proxy may believe a header's, as NPM does.
+fn is_let_in(request: &Request) -> bool {
+    static REFUSED: Throttle = Throttle::new();
+
+    let location = AccessPhase::location_conf(request.as_ref());
+    if location.is_some_and(Others::have_access_rule) {
+        return true;
+    }
+    let peer = TokenInject::main_conf(request.as_ref()).and_then(|main| main.peer.as_ref());
+    let peer = peer.and_then(|peer| peer.evaluate(request)).unwrap_or_default();
+    let address = std::str::from_utf8(peer).ok().and_then(|peer| peer.parse::<IpAddr>().ok());
+    let is_of_this_machine = address.is_some_and(|address| address.to_canonical().is_loopback());
+    if !is_of_this_machine && REFUSED.lets_through(now()) {
+        log_error!(
+            request.log(),
+            "the status page is for this machine alone, and a connection from \"{}\" is refused; say \
+             in its location who else may see it, with auth_request, auth_basic, or allow and deny",
+            NgxStr::from_bytes(peer)
+        );
+    }
+    is_of_this_machine
 }
 
 fn send(request: &mut Request) -> Result<Status, OutOfMemory> {

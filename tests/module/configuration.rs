@@ -217,7 +217,7 @@ fn a_variable_may_be_set_anywhere() {
     is_accepted(&other.clone().server("set $other x;"));
     is_accepted(&other.clone().location("/x", "auth_request_set $other $upstream_http_x;"));
     is_accepted(&other.http("server { listen 127.0.0.1:1; set $OTHER x; }"));
-    for built_in in ["$ssl_client_s_dn", "$upstream_http_x_authentik_username", "akadmin"] {
+    for built_in in ["$realip_remote_addr", "$upstream_http_x_authentik_username", "akadmin"] {
         let directive = format!("npm_token_inject accounts.json user={built_in};");
         is_accepted(&bare_location(&directive));
     }
@@ -250,6 +250,158 @@ fn an_identity_that_the_client_could_send_is_refused() {
         }
     }
     is_accepted(&location("npm_token_inject accounts.json trust_headers=on user=$http_x_user;"));
+}
+
+#[test]
+fn whatever_a_client_can_choose_is_refused() {
+    for name in [
+        "request_filename",
+        "realpath_root",
+        "document_root",
+        "uri",
+        "request_method",
+        "request_body",
+        "content_length",
+        "proxy_add_x_forwarded_for",
+        "remote_addr",
+        "remote_port",
+        "server_protocol",
+        "host",
+        "fastcgi_script_name",
+        "fastcgi_path_info",
+        "ssl_server_name",
+        "ssl_client_s_dn",
+        "ssl_client_fingerprint",
+        "proxy_protocol_addr",
+        "proxy_protocol_tlv_authority",
+        "uid_got",
+        "uid_set",
+        "slice_range",
+        "secure_link_expires",
+        "1",
+    ] {
+        let directive = format!("npm_token_inject accounts.json user=${name}");
+        is_refused(&location(&format!("{directive};")), &format!("anybody could send ${name};"));
+    }
+}
+
+#[test]
+fn a_named_part_of_a_regular_expression_is_refused() {
+    let regular = "location ~ ^/(?<Found>.*)$ { return 204; }";
+    for value in ["$found", "${found}x", "$FOUND"] {
+        let directive = format!("npm_token_inject accounts.json user={value}");
+        let nginx = |directive: &str| location(directive).server(regular);
+        is_refused(&nginx(&format!("{directive};")), "anybody could send $found;");
+        is_accepted(&nginx(&format!("{directive} trust_headers=on;")));
+    }
+    // What a map makes of such a part is the map's.
+    let map = "map $authentik_email $local { default ''; ~^(?<before>[^@]+)@ $before; }";
+    let email = "auth_request_set $authentik_email $upstream_http_x_authentik_email;";
+    let directive = "npm_token_inject accounts.json user=$local;";
+    is_accepted(&location(directive).http(map).location("/", email));
+    // And one that the directive does not use is nobody's concern.
+    is_accepted(&location("npm_token_inject accounts.json;").server(regular));
+}
+
+#[test]
+fn an_auth_request_set_whose_value_comes_from_the_client_is_refused_with_what_to_write() {
+    let refused = |set: &str, parameter: &str, variable: &str, place: &str| {
+        let nginx = bare_location("auth_request /auth;\nnpm_token_inject accounts.json;");
+        let nginx = nginx.location("/", "include set.conf;").file("set.conf", format!("\n{set}"));
+        let error = is_refused_at(&nginx, place, &format!("anybody could send ${variable},"));
+        assert!(error.contains(&format!("\"{parameter}\" comes from the client")), "{error}");
+        assert!(error.contains("trust_headers=on"), "{error}");
+        error
+    };
+    for value in
+        ["$http_x_authentik_username", "${http_x_user}", "a-$cookie_user", "$arg_user", "$uri"]
+    {
+        let set = format!("auth_request_set $authentik_username {value};");
+        let variable = variable_of(value);
+        let error = refused(&set, "user", &variable, "set.conf:2");
+        let line = "\"auth_request_set $authentik_username $upstream_http_x_authentik_username;\"";
+        assert!(error.contains(line), "{error}");
+    }
+    // In the parameters' defaults, and by way of another variable.
+    let user = "auth_request_set $authentik_username $upstream_http_x_authentik_username;";
+    for (parameter, name) in [("email", "authentik_email"), ("groups", "authentik_groups")] {
+        let set = format!("auth_request_set ${name} $http_x;\n{user}");
+        let error = refused(&set, parameter, "http_x", "set.conf:2");
+        assert!(error.contains(&format!("${name} $upstream_http_x_{name};")), "{error}");
+    }
+    let both = "auth_request_set $a $HTTP_x;\nauth_request_set $Authentik_Username $A;";
+    refused(both, "user", "http_x", "set.conf:3");
+    let circle = "auth_request_set $a $b;\nauth_request_set $b $a;";
+    let nginx = location("npm_token_inject accounts.json email=$a;");
+    is_accepted(&nginx.location("/", circle));
+}
+
+fn variable_of(value: &str) -> String {
+    let name = value.split('$').nth(1).expect("a variable");
+    name.trim_matches(['{', '}']).to_owned()
+}
+
+#[test]
+fn an_auth_request_set_counts_where_nginx_would_use_it() {
+    let forged = "auth_request_set $authentik_username $http_x;";
+    let right = "auth_request_set $authentik_username $upstream_http_x_authentik_username;";
+    let directive = "npm_token_inject accounts.json;";
+    let trusting = "npm_token_inject accounts.json trust_headers=on;";
+    let nginx = || bare_location("auth_request /auth;");
+    let refused = |nginx: &Builder| {
+        let test = nginx.test();
+        assert!(!test.ok && test.output.contains("anybody could send $http_x,"), "{test:?}");
+    };
+    // From an outer level, which an inner one replaces whole.
+    refused(&nginx().server(forged).location("/", directive));
+    refused(&nginx().http(forged).location("/", directive));
+    refused(&nginx().server(right).location("/", forged).location("/", directive));
+    refused(&nginx().server(directive).location("/", forged));
+    is_accepted(&nginx().server(forged).location("/", &format!("{right}\n{directive}")));
+    is_accepted(&nginx().http(forged).location("/", trusting));
+    // In a location from where nginx may come, but not in another server.
+    refused(&nginx().location("/", directive).location("/a/", forged));
+    let other = format!("server {{ listen 127.0.0.1:1; location / {{ {forged} {trusting} }} }}");
+    is_accepted(&nginx().http(&other).location("/", &format!("{right}\n{directive}")));
+}
+
+#[test]
+fn directives_of_other_modules_are_what_they_were() {
+    for (line, message) in [
+        ("auth_request_set $a;", "invalid number of arguments in \"auth_request_set\""),
+        ("auth_request_set a b;", "invalid variable name \"a\""),
+        ("auth_request /a;\nauth_request /b;", "\"auth_request\" directive is duplicate"),
+        ("allow nobody;", "invalid parameter \"nobody\""),
+        ("deny;", "invalid number of arguments in \"deny\""),
+        ("auth_basic a;\nauth_basic b;", "\"auth_basic\" directive is duplicate"),
+        ("limit_except GET { auth_request /a; }", "\"auth_request\" directive is not allowed here"),
+    ] {
+        let nginx = Nginx::builder().location("/", line);
+        let (with, without) = (nginx.test(), nginx.clone().without_module().test());
+        let said = |output: &str| {
+            let line = output.lines().find(|line| line.contains("[emerg]"));
+            let line = line.unwrap_or_default();
+            line.split_once("[emerg]").map_or("", |line| line.1)[..].to_owned()
+        };
+        let place = |text: String| text.split(" in /").next().unwrap_or_default().to_owned();
+        let words = |text: String| place(text).split(": ").skip(1).collect::<Vec<_>>().join(": ");
+        assert!(!with.ok && with.output.contains(message), "{with:?}");
+        assert_eq!(words(said(&with.output)), words(said(&without.output)));
+    }
+    let stream = "stream { server { listen 127.0.0.1:1; allow all; deny all; return x; } }";
+    is_accepted(&Nginx::builder().main(stream));
+    is_accepted(&Nginx::builder().location("/", "limit_except GET { deny all; auth_basic x; }"));
+}
+
+#[test]
+fn a_user_without_a_variable_is_warned_of() {
+    let output = is_accepted(&location("npm_token_inject accounts.json user=akadmin;"));
+    let warning = output.lines().find(|line| line.contains("\"user\" names no variable"));
+    assert!(warning.is_some_and(|line| line.contains("[warn]")), "{output}");
+    for directive in ["", " user=$authentik_username", " user=x-$authentik_username"] {
+        let output = is_accepted(&location(&format!("npm_token_inject accounts.json{directive};")));
+        assert!(!output.contains("[warn]"), "{output}");
+    }
 }
 
 #[test]

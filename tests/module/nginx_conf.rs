@@ -7,12 +7,15 @@ use serde_json::Value;
 use testbed::nginx::{self, Builder};
 use testbed::{Client, Nginx, Tls, Visitor};
 
+use crate::site::get_by_socket;
+
 use crate::World;
 
 const ROOT_TOP: &str = include_str!("../../nginx-conf/root_top.conf");
 const ADVANCED: &str = include_str!("../../nginx-conf/advanced.conf");
 const CUSTOM_LOCATION: &str = include_str!("../../nginx-conf/custom-location.conf");
 const ACCOUNTS: &str = include_str!("../../nginx-conf/npm_token_inject.json");
+const STATUS: &str = include_str!("../../nginx-conf/status.conf");
 
 /// What NPM puts below the text of a custom location.
 const BELOW: &str = "\
@@ -84,7 +87,7 @@ fn root_top_conf_loads_the_module() {
 
 #[test]
 fn the_accounts_file_is_read_without_a_word() {
-    let directive = "npm_token_inject accounts.json user=akadmin;";
+    let directive = "npm_token_inject accounts.json user=$hostname;";
     let test = Nginx::builder().location("/", directive).accounts(ACCOUNTS).test();
     assert!(test.ok && !test.output.contains("npm_token_inject:"), "{test:?}");
     let shorter = ACCOUNTS.replacen('{', "", 1);
@@ -165,4 +168,25 @@ fn authentiks_large_headers_find_room() {
     let visitor = Visitor::new("akadmin").header("X-authentik-large", &"x".repeat(24 * 1024));
     let session = world.outpost.sign_in(visitor);
     assert_eq!(me(&nginx.client(), &session.cookie()), "admin@example.com");
+}
+
+#[test]
+fn the_status_page_is_for_this_machine_whatever_x_real_ip_says() {
+    // As NPM has it, for whom all private addresses are proxies: here, whoever comes by the socket.
+    let realip =
+        "real_ip_header X-Real-IP;\nset_real_ip_from unix:;\nset_real_ip_from 127.0.0.0/8;";
+    let world = World::new();
+    let open = STATUS.replace("    #if", "    if").replace("    #allow", "    allow");
+    let other = open.replace("127\\.0\\.0\\.1|::1", "192\\.0\\.2\\.1");
+    assert!(open != STATUS && other != open);
+    for (status, here) in [(STATUS, 200), (&*open, 200), (&*other, 403)] {
+        let nginx = host(&world).http(realip).server("listen unix:socket;").server(status).start();
+        for address in ["127.0.0.1", "::1", "192.0.2.1"] {
+            let request = nginx.client();
+            let request = request.request("GET", "/npm-token-status").header("X-Real-IP", address);
+            assert_eq!(request.send().status, here, "{address}");
+            let reply = get_by_socket(&nginx, "/npm-token-status", address);
+            assert!(reply.starts_with("HTTP/1.1 403 "), "{address}: {reply}");
+        }
+    }
 }

@@ -2,7 +2,8 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::io;
+use std::io::{self, Read, Write};
+use std::os::unix::net::UnixStream;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -222,4 +223,17 @@ pub fn timed<T>(act: impl FnOnce() -> T) -> (T, Duration) {
     let begun = Instant::now();
     let done = act();
     (done, begun.elapsed())
+}
+
+/// The answer to a request by the Unix socket `socket` in nginx's folder, which is no connection of
+/// this machine's loopback interface. It says in `X-Real-IP` that it comes from an address.
+pub fn get_by_socket(nginx: &Nginx, path: &str, address: &str) -> String {
+    let mut stream = UnixStream::connect(nginx.dir().join("socket")).expect("the socket");
+    let request = format!(
+        "GET {path} HTTP/1.1\r\nHost: npm\r\nX-Real-IP: {address}\r\nConnection: close\r\n\r\n"
+    );
+    stream.write_all(request.as_bytes()).expect("a request sent");
+    let mut reply = String::new();
+    stream.read_to_string(&mut reply).expect("a reply");
+    reply
 }

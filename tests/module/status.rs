@@ -163,6 +163,43 @@ fn allow_and_deny_are_respected() {
 }
 
 #[test]
+fn without_an_access_rule_the_page_is_for_this_machine_alone() {
+    let npm = quick_npm();
+    let page = "npm_token_inject_status;";
+    let nginx = site(&npm)
+        .http("real_ip_header X-Real-IP;\nset_real_ip_from unix:;")
+        .server("listen unix:socket;\nlocation = /outer { satisfy all; }")
+        .location("= /bare", page)
+        .location("= /open", &format!("{page} allow all;"))
+        .location("= /allowed", &format!("{page} allow 127.0.0.1; deny all;"))
+        .location("= /basic", &format!("{page} auth_basic x; auth_basic_user_file none;"))
+        .location("= /basic-off", &format!("{page} auth_basic off;"))
+        .location("= /yes", "return 204;")
+        .location("= /asks", &format!("{page} auth_request /yes;"))
+        .location("= /asks-not", &format!("{page} auth_request off;"))
+        .location("/outer/", &format!("allow all; location = /outer/inner {{ {page} }}"))
+        .start();
+    let status = |reply: String| reply.split(' ').nth(1).unwrap_or_default().to_owned();
+    for (path, here, elsewhere) in [
+        ("/bare", 200, "403"),
+        ("/basic-off", 200, "403"),
+        ("/asks-not", 200, "403"),
+        ("/open", 200, "200"),
+        ("/asks", 200, "200"),
+        ("/basic", 401, "401"),
+        ("/outer/inner", 200, "200"),
+        // Here the rule is the administrator's own, and goes by what the client says.
+        ("/allowed", 200, "200"),
+    ] {
+        assert_eq!(nginx.client().get(path).status, here, "{path}");
+        assert_eq!(status(get_by_socket(&nginx, path, "127.0.0.1")), elsewhere, "{path}");
+    }
+    let lines = nginx.log_lines("the status page is for this machine alone");
+    assert_eq!(lines.len(), 1, "{lines:?}");
+    assert!(lines[0].contains("[error]") && lines[0].contains("\"unix:\""), "{lines:?}");
+}
+
+#[test]
 fn before_the_first_request_there_is_nothing_to_show() {
     let npm = quick_npm();
     let nginx = status_site(&npm).start();
