@@ -198,7 +198,7 @@ impl Logins {
         }
         if let (Some(thread), Some(zone)) = (&self.thread, self.zone) {
             let (identity, url) = (&account.credentials.identity, account.issuer.url());
-            zone.lock().describe(&account.key, identity, url, now());
+            zone.lock().describe(&account.key, identity, url, account.is_handed_over, now());
             thread.thread.ask(account.clone(), task);
         }
         true

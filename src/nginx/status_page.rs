@@ -19,6 +19,7 @@ use super::process::now;
 use super::request::{is_read, Request};
 use super::respond::send_text;
 use super::{AccessPhase, TokenInject};
+use crate::sso::accounts::AccountKey;
 
 /// The content handler.
 pub unsafe extern "C" fn handle(r: *mut ngx_http_request_t) -> ngx_int_t {
@@ -58,8 +59,13 @@ fn is_let_in(request: &Request) -> bool {
 }
 
 fn send(request: &mut Request) -> Result<Status, OutOfMemory> {
-    let zone = TokenInject::main_conf(request.as_ref()).and_then(|main| main.zone);
-    let status = zone.ok_or(OutOfMemory)?.lock().status(now());
+    let main = TokenInject::main_conf(request.as_ref()).ok_or(OutOfMemory)?;
+    let is_used = |key: &AccountKey, is_handed_over| {
+        main.settings.iter().any(|settings| {
+            is_handed_over && settings.credentials.is_some() || settings.accounts.name(key)
+        })
+    };
+    let status = main.zone.ok_or(OutOfMemory)?.lock().status(now(), is_used);
     let (content_type, body) = match &format(request)[..] {
         b"prometheus" => (ngx_string!("text/plain; version=0.0.4"), status.to_prometheus()),
         b"html" => (ngx_string!("text/html; charset=utf-8"), status.to_html()),

@@ -82,6 +82,8 @@ pub struct Account {
     pub issuer: Arc<Issuer>,
     pub credentials: Credentials,
     pub key: AccountKey,
+    /// Whether Authentik has handed it over: no accounts file names it.
+    pub is_handed_over: bool,
     /// Where the cache last had this account.
     pub hint: AtomicUsize,
     /// The token that this process last had from the cache.
@@ -112,7 +114,15 @@ impl Authorization {
 impl Account {
     fn new(issuer: Arc<Issuer>, credentials: Credentials) -> Self {
         let key = AccountKey::new(issuer.url(), &credentials);
-        Self { issuer, credentials, key, hint: AtomicUsize::new(0), kept: Mutex::new(None) }
+        let is_handed_over = false;
+        Self {
+            issuer,
+            credentials,
+            key,
+            is_handed_over,
+            hint: AtomicUsize::new(0),
+            kept: Mutex::new(None),
+        }
     }
 }
 
@@ -173,6 +183,11 @@ impl Accounts {
         self.rules.iter().find(|(matcher, _)| matcher.fits(visitor)).map(|(_, account)| account)
     }
 
+    /// Whether an account of this key is among them.
+    pub fn name(&self, key: &AccountKey) -> bool {
+        self.rules.iter().any(|(_, account)| account.key == *key)
+    }
+
     /// Whether any account is found by e-mail address.
     pub fn ask_for_email(&self) -> bool {
         self.rules.iter().any(|(matcher, _)| matches!(matcher, Matcher::Email(_)))
@@ -197,7 +212,8 @@ impl Accounts {
         }
         let identity = identity.to_owned();
         let secret = Secret::new(secret.to_owned());
-        Some(Account::new(self.issuer.clone(), Credentials { identity, secret }))
+        let account = Account::new(self.issuer.clone(), Credentials { identity, secret });
+        Some(Account { is_handed_over: true, ..account })
     }
 }
 

@@ -4,6 +4,7 @@
 //! evicts and never fails, and a worker that is killed half-way leaves nothing that another could
 //! follow into the void. Whoever holds a `&mut Table` holds its lock.
 
+use std::cmp::Reverse;
 use std::sync::atomic::{compiler_fence, Ordering};
 
 use super::accounts::AccountKey;
@@ -83,6 +84,8 @@ struct Slot {
     issued_at: Millis,
     /// When it last gave none; 0 where it never did.
     failed_at: Millis,
+    /// Not 0: the account is one that Authentik has handed over.
+    is_handed_over: u64,
     counters: Counters,
     identity: Text<124>,
     url: Text<124>,
@@ -127,6 +130,7 @@ impl Slot {
         self.expires_at = 0;
         self.issued_at = 0;
         self.failed_at = 0;
+        self.is_handed_over = 0;
         self.counters = Counters::default();
         self.identity.set("");
         self.url.set("");
@@ -253,10 +257,18 @@ impl Table {
     }
 
     /// Says in words which account a key stands for.
-    pub fn describe(&mut self, key: &AccountKey, identity: &str, url: &str, now: Millis) {
+    pub fn describe(
+        &mut self,
+        key: &AccountKey,
+        identity: &str,
+        url: &str,
+        is_handed_over: bool,
+        now: Millis,
+    ) {
         let slot = self.slot(key, &mut 0, now);
         slot.identity.set(identity);
         slot.url.set(url);
+        slot.is_handed_over = u64::from(is_handed_over);
     }
 
     /// Keeps a token that NPM gave, and ends the promise. Answers the number of its issue.
@@ -374,16 +386,27 @@ impl Table {
         &mut self.totals
     }
 
-    /// All that may be shown: no secret, no token.
-    pub fn status(&mut self, now: Millis) -> Status {
+    /// All that may be shown: no secret, no token. `is_used` tells whether the configuration uses an
+    /// account, by its key and by whether Authentik has handed it over. One that was used with
+    /// another secret before is the same to whoever looks: it is shown as it was used last, with what
+    /// is counted of both.
+    pub fn status(&mut self, now: Millis, is_used: impl Fn(&AccountKey, bool) -> bool) -> Status {
         let totals = self.totals;
-        let mut accounts: Vec<_> = self
-            .filled_slots()
-            .iter()
-            .filter(|slot| slot.used != 0)
-            .map(|slot| slot.status(now))
-            .collect();
-        accounts.sort_by(|a, b| (&a.identity, &a.api).cmp(&(&b.identity, &b.api)));
+        let is_shown = |slot: &&Slot| {
+            slot.used != 0 && is_used(&AccountKey(slot.key), slot.is_handed_over != 0)
+        };
+        let slots = self.filled_slots().iter().filter(is_shown);
+        let mut accounts: Vec<_> = slots.map(|slot| (slot.status(now), slot.used)).collect();
+        let key = |account: &AccountStatus| (account.identity.clone(), account.api.clone());
+        accounts.sort_by_cached_key(|(account, used)| (key(account), Reverse(*used)));
+        accounts.dedup_by(|(before, _), (last, _)| {
+            let is_same = key(before) == key(last);
+            if is_same {
+                last.counters.add(&before.counters);
+            }
+            is_same
+        });
+        let accounts = accounts.into_iter().map(|(account, _)| account).collect();
         Status { now, accounts, totals }
     }
 
@@ -629,7 +652,7 @@ mod tests {
     }
 
     fn counters(table: &mut Table, now: Millis) -> Counters {
-        let accounts = table.status(now).accounts;
+        let accounts = table.status(now, |_, _| true).accounts;
         assert_eq!(accounts.len(), 1);
         accounts[0].counters
     }
@@ -892,7 +915,7 @@ mod tests {
         assert_eq!(counters(&mut table, NOW), expected);
 
         table.totals().kept += 2;
-        let totals = table.status(NOW).totals;
+        let totals = table.status(NOW, |_, _| true).totals;
         let by_cause = |cause: Cause| totals.failures_by_cause[cause as usize];
         assert_eq!((by_cause(Cause::Refused), by_cause(Cause::Answer)), (2, 1));
         assert_eq!((totals.kept, totals.errors), (2, 0));
@@ -902,11 +925,11 @@ mod tests {
     #[test]
     fn an_account_shows_its_state() {
         let mut table = table();
-        let shown = |table: &mut Table, now| table.status(now).accounts.remove(0);
-        assert!(table.status(NOW).accounts.is_empty());
+        let shown = |table: &mut Table, now| table.status(now, |_, _| true).accounts.remove(0);
+        assert!(table.status(NOW, |_, _| true).accounts.is_empty());
 
         assert_eq!(access(&mut table, 1, NOW, 10), Access::LogIn);
-        table.describe(&key(1), "admin@example.com", "http://npm:81", NOW);
+        table.describe(&key(1), "admin@example.com", "http://npm:81", false, NOW);
         let account = shown(&mut table, NOW);
         assert_eq!(account.state, State::SigningIn);
         assert_eq!((&*account.identity, &*account.api), ("admin@example.com", "http://npm:81"));
@@ -937,20 +960,47 @@ mod tests {
         let long = "\u{e9}".repeat(100);
         for (n, identity) in [(1, "b@example.com"), (2, &long), (3, "a@example.com")] {
             table.store(&key(n), &token(10_000), false, NOW);
-            table.describe(&key(n), identity, "http://npm:81", NOW);
+            table.describe(&key(n), identity, "http://npm:81", false, NOW);
         }
-        let accounts = table.status(NOW).accounts;
+        let accounts = table.status(NOW, |_, _| true).accounts;
         let shown: Vec<&str> = accounts.iter().map(|account| account.identity.as_str()).collect();
         assert_eq!(shown, ["a@example.com", "b@example.com", &long[..124]]);
+    }
+
+    #[test]
+    fn an_account_with_another_secret_is_shown_once_as_it_was_used_last() {
+        let mut table = table();
+        for n in [1, 2, 3] {
+            table.describe(&key(n), "a@example.com", "http://npm:81", n == 3, NOW);
+        }
+        table.describe(&key(4), "a@example.com", "http://other:81", false, NOW);
+        table.store(&key(1), &token(10_000), false, NOW);
+        table.store(&key(3), &token(10_000), false, NOW);
+        table.fail(&key(2), &LoginError::Refused, NOW);
+        let accounts = table.status(NOW, |_, _| true).accounts;
+        let shown: Vec<_> =
+            accounts.iter().map(|a| (&*a.api, a.state, a.counters.logins)).collect();
+        let here = ("http://npm:81", State::Failing, 2);
+        assert_eq!(shown, [here, ("http://other:81", State::Idle, 0)]);
+        assert_eq!(accounts[0].counters.failures, 1);
+
+        // Of those, what the configuration uses.
+        let of =
+            |accounts: Vec<AccountStatus>| accounts.iter().map(|a| a.state).collect::<Vec<_>>();
+        let named = table.status(NOW, |used, _| *used == key(1)).accounts;
+        assert_eq!(of(named), [State::SignedIn]);
+        let handed_over = table.status(NOW, |_, is_handed_over| is_handed_over).accounts;
+        assert_eq!(of(handed_over), [State::SignedIn]);
+        assert!(table.status(NOW, |_, _| false).accounts.is_empty());
     }
 
     #[test]
     fn an_account_that_has_made_room_is_no_longer_shown() {
         let mut table = table();
         for n in 1..=SLOTS as u64 + 1 {
-            table.describe(&key(n), &format!("user{n}"), "http://npm:81", NOW);
+            table.describe(&key(n), &format!("user{n}"), "http://npm:81", false, NOW);
         }
-        let accounts = table.status(NOW).accounts;
+        let accounts = table.status(NOW, |_, _| true).accounts;
         assert_eq!(accounts.len(), SLOTS);
         assert!(!accounts.iter().any(|account| account.identity == "user1"));
     }

@@ -26,6 +26,17 @@ pub struct Counters {
     pub failures: u64,
 }
 
+impl Counters {
+    pub fn add(&mut self, other: &Self) {
+        self.hits += other.hits;
+        self.waits += other.waits;
+        self.waited_ms += other.waited_ms;
+        self.logins += other.logins;
+        self.renewals += other.renewals;
+        self.failures += other.failures;
+    }
+}
+
 /// What is counted of all requests and logins. All zeros at the start.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(C)]

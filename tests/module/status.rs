@@ -418,6 +418,48 @@ fn logins_and_renewals_are_counted() {
 }
 
 #[test]
+fn after_a_changed_secret_and_a_reload_each_account_is_shown_once() {
+    let npm = quick_npm();
+    let nginx = status_site(&npm).start();
+    let prometheus = || families(&nginx.client().get("/status?format=prometheus").text());
+    assert!(is_signed_in(&nginx.client().get(ME)));
+    assert_eq!(account(&status_of(&nginx), ADMIN)["state"], "signed_in");
+
+    // Nobody has asked for a token by the new secret: there is no such account any more.
+    npm.set_secret(ADMIN, SECRET);
+    nginx.write_accounts(&accounts_at(&npm.url(), SECRET).to_string());
+    nginx.reload();
+    assert_eq!(status_of(&nginx)["accounts"], json!([]));
+    assert!(is_signed_in(&nginx.client().get(ME)));
+    assert_eq!(account(&status_of(&nginx), ADMIN)["logins"], 1);
+    assert_eq!(prometheus()["npm_token_inject_signed_in"].len(), 1);
+
+    // By credentials that Authentik hands over, the same.
+    let other = npm.secret(BOB);
+    for secret in [&other, "changed", "wrong"] {
+        if secret != "wrong" {
+            npm.set_secret(BOB, secret);
+        }
+        me_with(&nginx.client(), BOB, secret).send();
+        assert_eq!(prometheus()["npm_token_inject_signed_in"].len(), 2);
+    }
+    let bob = account(&status_of(&nginx), BOB);
+    assert_eq!((&bob["state"], &bob["logins"]), (&json!("failing"), &json!(2)));
+}
+
+#[test]
+fn an_account_that_no_configuration_names_any_more_is_not_shown() {
+    let npm = quick_npm();
+    let nginx = status_site(&npm).start();
+    assert!(is_signed_in(&nginx.client().get(ME)));
+    let nobody = json!({"api": npm.url(), "accounts": []}).to_string();
+    nginx.write_accounts(&nobody);
+    nginx.reload();
+    assert_eq!(status(&nginx.client().get("/echo")), "no_account");
+    assert_eq!(status_of(&nginx)["accounts"], json!([]));
+}
+
+#[test]
 fn no_secret_and_no_token_is_shown_in_any_form() {
     let npm = quick_npm();
     let nginx = site_of_all_kinds(&npm).start();
