@@ -32,7 +32,7 @@ use super::tokens_answer;
 use super::waiting::{self, Outcome};
 use super::TokenInject;
 use crate::sso::accounts::{Account, Authorization, Visitor};
-use crate::sso::origin::Provenance;
+use crate::sso::origin::{Provenance, Target};
 use crate::sso::token::is_live_npm_token;
 
 /// The handler of the rewrite phase: takes back what the module did to a request in the
@@ -215,7 +215,13 @@ fn judge(
     sent: &Sent,
     provenance: &Provenance,
 ) -> Result<Verdict, OutOfMemory> {
-    if provenance.is_cross_site(is_read(request), is_https(request), host(request)) {
+    let target = Target {
+        is_read: is_read(request),
+        is_api: is_api(request),
+        is_https: is_https(request),
+        host: host(request),
+    };
+    if provenance.is_cross_site(target) {
         return Ok(Verdict::CrossSite);
     }
     if settings.client_token == ClientToken::Keep {

@@ -19,16 +19,30 @@ pub struct Provenance<'a> {
     pub accept: Option<&'a [u8]>,
 }
 
+/// What a request is for, and the site that it came to.
+#[derive(Clone, Copy, Debug)]
+pub struct Target<'a> {
+    /// It is GET or HEAD. A form that posts is a navigation as well.
+    pub is_read: bool,
+    /// It goes to NPM's API.
+    pub is_api: bool,
+    pub is_https: bool,
+    pub host: &'a [u8],
+}
+
 impl Provenance<'_> {
-    /// Whether another site than the one at `host` started the request. Programs that are no
-    /// browsers say nothing of the kind; no site can start those.
-    ///
-    /// `is_read` is true for GET and HEAD: a form that posts is a navigation as well.
-    pub fn is_cross_site(&self, is_read: bool, https: bool, host: &[u8]) -> bool {
+    /// Whether another site than the target's started the request. Programs that are no browsers
+    /// say nothing of the kind; no site can start those.
+    pub fn is_cross_site(&self, target: Target) -> bool {
         match (self.fetch_site, self.origin) {
+            // The host alone: where TLS ends before nginx, the scheme is another.
+            (Some(b"same-origin" | b"none"), Some(origin)) if !target.is_read => {
+                !has_host(origin, target.host)
+            }
             (Some(b"same-origin" | b"none"), _) => false,
-            (Some(_), _) => !(is_read && self.is_top_level_navigation()),
-            (None, Some(origin)) => !is_same_origin(origin, https, host),
+            // A person may be led to a page, and to nothing else.
+            (Some(_), _) => !target.is_read || target.is_api || !self.is_top_level_navigation(),
+            (None, Some(origin)) => !is_same_origin(origin, target.is_https, target.host),
             (None, None) => false,
         }
     }
@@ -47,6 +61,10 @@ impl Provenance<'_> {
     fn is_top_level_navigation(&self) -> bool {
         self.fetch_mode == Some(b"navigate") && self.fetch_dest == Some(b"document")
     }
+}
+
+fn has_host(origin: &[u8], host: &[u8]) -> bool {
+    [false, true].iter().any(|&https| is_same_origin(origin, https, host))
 }
 
 fn is_same_origin(origin: &[u8], https: bool, host: &[u8]) -> bool {
@@ -69,7 +87,8 @@ fn without_default_port(authority: &[u8], https: bool) -> &[u8] {
 mod tests {
     use super::*;
 
-    const HOST: &[u8] = b"npm.example.com";
+    const PAGE: Target =
+        Target { is_read: true, is_api: false, is_https: true, host: b"npm.example.com" };
 
     fn from_fetch(site: &str, mode: &str, dest: &str, is_read: bool) -> bool {
         let provenance = Provenance {
@@ -78,12 +97,13 @@ mod tests {
             fetch_dest: Some(dest.as_bytes()),
             ..Provenance::default()
         };
-        provenance.is_cross_site(is_read, true, HOST)
+        provenance.is_cross_site(Target { is_read, ..PAGE })
     }
 
     fn from_origin(origin: &str, https: bool, host: &str) -> bool {
         let provenance = Provenance { origin: Some(origin.as_bytes()), ..Provenance::default() };
-        provenance.is_cross_site(false, https, host.as_bytes())
+        let host = host.as_bytes();
+        provenance.is_cross_site(Target { is_read: false, is_api: false, is_https: https, host })
     }
 
     #[test]
@@ -128,7 +148,48 @@ mod tests {
             origin: Some(b"https://npm.example.com"),
             ..Provenance::default()
         };
-        assert!(provenance.is_cross_site(true, true, HOST));
+        assert!(provenance.is_cross_site(PAGE));
+    }
+
+    #[test]
+    fn a_write_of_another_origin_is_another_sites_whatever_the_browser_says() {
+        for site in ["same-origin", "none"] {
+            for (origin, is_other) in [
+                ("https://npm.example.com", false),
+                ("http://npm.example.com", false),
+                ("https://npm.example.com:443", false),
+                ("null", true),
+                ("", true),
+                ("https://npm.example.com:8443", true),
+                ("https://example.com", true),
+                ("https://evil.example", true),
+            ] {
+                let provenance = Provenance {
+                    fetch_site: Some(site.as_bytes()),
+                    origin: Some(origin.as_bytes()),
+                    ..Provenance::default()
+                };
+                let write = Target { is_read: false, ..PAGE };
+                assert_eq!(provenance.is_cross_site(write), is_other, "{site} {origin}");
+                assert!(!provenance.is_cross_site(PAGE), "{site} {origin}");
+            }
+        }
+    }
+
+    #[test]
+    fn another_site_leads_to_no_answer_of_the_api() {
+        let api = Target { is_api: true, ..PAGE };
+        for (site, is_other) in
+            [("cross-site", true), ("same-site", true), ("same-origin", false), ("none", false)]
+        {
+            let provenance = Provenance {
+                fetch_site: Some(site.as_bytes()),
+                fetch_mode: Some(b"navigate"),
+                fetch_dest: Some(b"document"),
+                ..Provenance::default()
+            };
+            assert_eq!(provenance.is_cross_site(api), is_other, "{site}");
+        }
     }
 
     #[test]
@@ -163,7 +224,10 @@ mod tests {
 
     #[test]
     fn programs_that_are_no_browsers_are_no_other_site() {
-        assert!(!Provenance::default().is_cross_site(false, true, HOST));
+        for is_read in [false, true] {
+            let api = Target { is_read, is_api: true, ..PAGE };
+            assert!(!Provenance::default().is_cross_site(api));
+        }
     }
 
     #[test]

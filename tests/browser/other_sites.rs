@@ -316,8 +316,8 @@ fn npms_own_page_may_do_all_of_this() {
         let world = World::new(scheme);
         let (_browser, tab) = exposed(&world);
         attempt_all(&world, &tab, &world.url("/"), "", |attempt, status| {
-            // Over plain http, a page that withholds its origin could be any.
-            let is_unknown = scheme == Http && attempt.name.ends_with("-null");
+            // A page that withholds its origin could be any.
+            let is_unknown = attempt.name.ends_with("-null");
             assert_eq!(status, if is_unknown { "cross_site" } else { "hit" }, "{}", attempt.name);
         });
         assert!(evil_exists(&world));
@@ -342,6 +342,21 @@ fn a_link_from_another_site_opens_the_ui_signed_in() {
             assert_marker_alone(&tab);
         }
     }
+}
+
+#[test]
+fn a_link_from_another_site_to_the_api_gets_no_token() {
+    let world = World::new(Https);
+    let elsewhere = Elsewhere::start(Https);
+    let (browser, _own) = exposed(&world);
+    for host in ["www.example.org", "www.example.com"] {
+        let tab = browser.tab();
+        tab.open(&elsewhere.url(host));
+        let attempt = attempt(host, "/api/users", "location.assign(url)");
+        assert_eq!(attempt.run(&world, &tab, ""), "cross_site", "{host}");
+        tab.until("document.body.textContent.includes('Not Found')");
+    }
+    assert_nothing_was_done(&world);
 }
 
 #[test]

@@ -149,6 +149,74 @@ fn the_browsers_word_decides_on_http_and_https() {
     }
 }
 
+/// A certificate's key, for one, would come as a file.
+#[test]
+fn a_link_of_another_sites_leads_to_no_answer_of_the_api() {
+    for https in [false, true] {
+        let site = Site::start(https);
+        let client = site.nginx.client();
+        let go = |method: &str, path: &str, from: &str| {
+            let request = client.request(method, path).cookie(&site.session);
+            let request = with(request, &fetch(from, "navigate", "document"));
+            let reply = request.header("Accept", "text/html,*/*;q=0.8").send();
+            (status(&reply).to_owned(), reply)
+        };
+        assert_eq!(go("GET", "/api/users", "none").0, "miss");
+        for path in [
+            "/api/nginx/certificates/1/download",
+            "/api/users",
+            "/api/",
+            "//api/users",
+            "/api//users",
+            "/API/users",
+            "/%61pi/users",
+            "/api/tokens",
+        ] {
+            for method in ["GET", "HEAD"] {
+                for from in ["cross-site", "same-site"] {
+                    site.world.npm.forget_requests();
+                    let (what, reply) = go(method, path, from);
+                    assert_eq!(what, "cross_site", "{method} {path} {from}");
+                    assert!(!reply.text().contains("npm-token-inject"), "{reply:?}");
+                    let requests = site.world.npm.requests();
+                    assert!(requests.len() == 1 && requests[0].authorization().is_empty());
+                }
+                for from in ["same-origin", "none"] {
+                    assert_eq!(go(method, path, from).0, "hit", "{method} {path} {from}");
+                }
+            }
+        }
+        for path in ["/", "/login", "/nginx/proxy", "/apis"] {
+            assert_eq!(go("GET", path, "cross-site").0, "hit", "{path}");
+        }
+    }
+}
+
+#[test]
+fn a_write_of_another_origin_gets_no_token_whatever_the_browsers_word() {
+    for https in [false, true] {
+        let site = Site::start(https);
+        let own = site.nginx.url();
+        let (_, authority) = own.split_once("://").expect("a URL");
+        // TLS may end at a proxy before nginx.
+        for own in [format!("http://{authority}"), format!("https://{authority}")] {
+            for from in ["same-origin", "none"] {
+                let headers = [("Sec-Fetch-Site", from), ("Origin", &*own)];
+                assert!(!site.is_cross_site("POST", &headers), "{headers:?}");
+            }
+        }
+        let evil = format!("{own}.evil.example");
+        for origin in ["https://evil.example", "http://evil.example", "null", "", &*evil] {
+            for from in ["same-origin", "none", "same-site", "cross-site"] {
+                let headers = [("Sec-Fetch-Site", from), ("Origin", origin)];
+                for method in ["POST", "PUT", "DELETE", "PATCH"] {
+                    assert!(site.is_cross_site(method, &headers), "{method} {headers:?}");
+                }
+            }
+        }
+    }
+}
+
 #[test]
 fn without_the_browsers_word_the_origin_is_compared_with_the_host() {
     for https in [false, true] {
