@@ -54,7 +54,7 @@ impl Provenance<'_> {
             (Some(mode), _) => mode == b"navigate",
             // Browsers ask for a page first, and for other things if there is none.
             (None, Some(accept)) => accept.starts_with(b"text/html"),
-            (None, None) => true,
+            (None, None) => false,
         }
     }
 
@@ -244,6 +244,6 @@ mod tests {
         assert!(accept(b"text/html,application/xhtml+xml,*/*;q=0.8").is_navigation());
         assert!(!accept(b"*/*").is_navigation());
         assert!(!accept(b"application/json").is_navigation());
-        assert!(Provenance::default().is_navigation());
+        assert!(!Provenance::default().is_navigation());
     }
 }
