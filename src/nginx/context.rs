@@ -49,7 +49,8 @@ impl TokenStatus {
     }
 }
 
-/// Whether the answer to a request, if it is a page, is NPM's UI, to be opened signed in.
+/// Whether the answer to a request, if it is a page, is NPM's UI, to be given a script: that which
+/// opens it signed in, or, where there is no token, that which takes back what the first one left.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Page {
     No,
@@ -72,7 +73,7 @@ pub struct RequestContext {
     pub token: Option<Arc<Authorization>>,
     /// What the client sent.
     pub sent: Sent,
-    /// Whether the answer is to open signed in.
+    /// Whether the answer is to be given a script.
     pub page: Page,
     /// The headers that the client sent, where the module changed them.
     pub original: Option<Original>,
@@ -172,9 +173,6 @@ impl RequestContext {
         let value = token.as_ref().map(|token| token.expose());
         let value =
             value.map(|value| ngx_str_t { len: value.len(), data: value.as_ptr().cast_mut() });
-        if value.is_none() {
-            self.page = Page::No;
-        }
         let whole_page = self.page == Page::Opens;
         self.original = Some(headers_in::change(request, self.sent, value, whole_page)?);
         self.authorization = value.unwrap_or(ngx_str_t::empty());

@@ -110,7 +110,8 @@ fn look_at(request: &mut Request) -> Result<(), OutOfMemory> {
         return Ok(());
     };
     let r: &ngx_http_request_t = request.as_ref();
-    let (is_page, status) = (context.page != Page::No, r.headers_out.status as u32);
+    let (page, has_token) = (context.page, context.token.is_some());
+    let (is_page, status) = (page != Page::No, r.headers_out.status as u32);
     // In most responses there is nothing to see.
     if !is_page && status < NGX_HTTP_BAD_REQUEST || !request.is_main() {
         return Ok(());
@@ -119,7 +120,7 @@ fn look_at(request: &mut Request) -> Result<(), OutOfMemory> {
         return Ok(());
     };
     if is_page && status == NGX_HTTP_OK {
-        let page = page::prepare(request, settings)?;
+        let page = page::prepare(request, settings, page, has_token)?;
         set_open_page(request, page);
     } else if may_refuse_token(status) && is_api(request) {
         match (&context.account, &context.token) {

@@ -201,6 +201,7 @@ fn begin(request: &mut Request, settings: &Settings) -> Result<Status, OutOfMemo
         }
         Verdict::NoAccount => {
             context.status = TokenStatus::NoAccount;
+            context.page = page;
             settings.zone.lock().totals().no_account += 1;
             context.authorize(request, None)?;
             Ok(settings.on_error.answer(NGX_HTTP_FORBIDDEN))

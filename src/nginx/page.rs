@@ -8,6 +8,7 @@ use ngx::core::{NgxStr, Pool};
 use super::bindings::{
     ngx_alloc_chain_link, ngx_buf_t, ngx_chain_t, ngx_http_request_t, ngx_str_t, ngx_table_elt_t,
 };
+use super::context::Page;
 use super::log::Throttle;
 use super::pool::{copy, OutOfMemory};
 use super::process::now;
@@ -19,7 +20,14 @@ use crate::sso::page::{self, Place, Scanner, HELD_MAX};
 
 /// Makes a response of status 200 ready for the script, if it is a page that can take it. Returns
 /// the state of the body's filter, which lives in the request's pool, or null.
-pub fn prepare(request: &mut Request, settings: &Settings) -> Result<*mut OpenPage, OutOfMemory> {
+///
+/// `kind` is what the page was asked for as, `has_token` whether its user has one.
+pub fn prepare(
+    request: &mut Request,
+    settings: &Settings,
+    kind: Page,
+    has_token: bool,
+) -> Result<*mut OpenPage, OutOfMemory> {
     static ENCODED: Throttle = Throttle::new();
 
     let r: &ngx_http_request_t = request.as_ref();
@@ -27,7 +35,8 @@ pub fn prepare(request: &mut Request, settings: &Settings) -> Result<*mut OpenPa
         return Ok(ptr::null_mut());
     }
     if let Some(encoding) = encoding(r) {
-        if ENCODED.lets_through(now()) {
+        // To anything but a browser's navigation an encoded page may be no news.
+        if kind == Page::Opens && has_token && ENCODED.lets_through(now()) {
             log_warn!(
                 request.log(),
                 "NPM's page is encoded as \"{}\" and opens at NPM's login; \
@@ -39,7 +48,10 @@ pub fn prepare(request: &mut Request, settings: &Settings) -> Result<*mut OpenPa
         return Ok(ptr::null_mut());
     }
     let header_only = r.header_only() != 0;
-    let script = script(request, settings)?;
+    let script = match has_token {
+        true => opening_script(request, settings)?,
+        false => copy(&request.pool(), page::leaving_script().as_bytes())?,
+    };
     forbid_caching(request.as_mut())?;
     if header_only {
         return Ok(ptr::null_mut());
@@ -54,10 +66,10 @@ pub fn prepare(request: &mut Request, settings: &Settings) -> Result<*mut OpenPa
     Ok(page)
 }
 
-fn script(request: &Request, settings: &Settings) -> Result<ngx_str_t, OutOfMemory> {
+fn opening_script(request: &Request, settings: &Settings) -> Result<ngx_str_t, OutOfMemory> {
     let marker = marker(request, settings)?;
     let sign_out = settings.browser.as_ref().and_then(|browser| browser.sign_out.as_deref());
-    copy(&request.pool(), page::script(&marker, sign_out).as_bytes())
+    copy(&request.pool(), page::opening_script(&marker, sign_out).as_bytes())
 }
 
 /// The marker of the user whose request this is.

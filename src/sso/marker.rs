@@ -12,12 +12,12 @@ use hmac::{Hmac, Mac};
 use serde::Serialize;
 use sha2::Sha256;
 
-/// How long the UI takes a marker for valid. It asks for a new one every five minutes; a browser
-/// that slept longer than this would show NPM's login page. Milliseconds: two weeks.
-pub const LIFE: Millis = 14 * 24 * 60 * 60 * 1000;
+/// How long the UI takes a marker for valid, and drops it afterwards. It asks for a new one every
+/// five minutes, where it may. Milliseconds: two days.
+pub const LIFE: Millis = 2 * 24 * 60 * 60 * 1000;
 
 /// What every marker begins with.
-const PREFIX: &str = "npm-token-inject-";
+pub const PREFIX: &str = "npm-token-inject-";
 
 /// Whether the value of an `Authorization` header is a marker, be it whose it may.
 pub fn is_marker(authorization: &[u8]) -> bool {
@@ -86,6 +86,6 @@ mod tests {
     fn the_answer_has_npms_own_format() {
         let json = Marker::of(b"akadmin", &[1; 32], NOW).to_json();
         assert!(json.starts_with(r#"{"token":"npm-token-inject-"#), "{json}");
-        assert!(json.ends_with(r#"","expires":"2023-11-28T22:13:20.000Z"}"#), "{json}");
+        assert!(json.ends_with(r#"","expires":"2023-11-16T22:13:20.000Z"}"#), "{json}");
     }
 }

@@ -1,4 +1,4 @@
-//! NPM's page: the script that opens it signed in, and where in the page the script goes.
+//! NPM's page: the script that goes into it, and where in the page that is.
 
 use std::sync::LazyLock;
 
@@ -6,21 +6,33 @@ use serde_json::Value;
 
 use super::marker::Marker;
 
-/// A function of the marker's token, its expiry, and where Logout leads to, or null. Without its
-/// comments and indents, which are for who reads it here.
-static SCRIPT: LazyLock<String> = LazyLock::new(|| {
-    let lines = include_str!("page.script.js").lines().map(str::trim_start);
-    lines.filter(|line| !line.starts_with("//")).collect::<Vec<_>>().join("\n")
-});
+/// Opens the page signed in: a function of the marker's token, its expiry, and where Logout leads
+/// to, or null.
+static OPEN: LazyLock<String> = LazyLock::new(|| compact(include_str!("page.open.js")));
 
-/// The script, as an HTML element.
-pub fn script(marker: &Marker, sign_out: Option<&str>) -> String {
+/// Takes back what was left by a page that opened signed in: by that of somebody else, or by an
+/// earlier one of the same user. A function without arguments.
+static LEAVE: LazyLock<String> = LazyLock::new(|| compact(include_str!("page.leave.js")));
+
+/// Without comments and indents, which are for who reads it here.
+fn compact(script: &str) -> String {
+    let lines = script.lines().map(str::trim_start).filter(|line| !line.starts_with("//"));
+    lines.collect::<Vec<_>>().join("\n")
+}
+
+/// The script for a user who has a token, as an HTML element.
+pub fn opening_script(marker: &Marker, sign_out: Option<&str>) -> String {
     let argument = |text: Option<&str>| {
         // Within <script>, "<" may not stand for itself (HTML, section 4.12.1.3).
         Value::from(text).to_string().replace('<', "\\u003c")
     };
     let arguments = [Some(&marker.token[..]), Some(&marker.expires[..]), sign_out].map(argument);
-    format!("<script>{}({});</script>", *SCRIPT, arguments.join(","))
+    format!("<script>{}({});</script>", *OPEN, arguments.join(","))
+}
+
+/// The script for a user who has none, likewise.
+pub fn leaving_script() -> String {
+    format!("<script>{}();</script>", *LEAVE)
 }
 
 /// The longest beginning of a tag that is held back until it is known which tag it is: `<html`.
@@ -253,10 +265,18 @@ mod tests {
     #[test]
     fn nothing_in_the_script_ends_it_early() {
         let marker = Marker { token: "t".to_owned(), expires: "e".to_owned() };
-        let script = script(&marker, Some("/out?</script><script>alert(\"1\")//"));
+        let script = opening_script(&marker, Some("/out?</script><script>alert(\"1\")//"));
         assert_eq!(script.matches('<').count() - script.matches(" < ").count(), 2, "{script}");
         assert!(script.starts_with("<script>") && script.ends_with("</script>"));
         assert!(script.contains(r#"("t","e","/out?\u003c/script>\u003cscript>alert(\"1\")//")"#));
-        assert!(super::script(&marker, None).ends_with(r#"("t","e",null);</script>"#));
+        assert!(opening_script(&marker, None).ends_with(r#"("t","e",null);</script>"#));
+    }
+
+    #[test]
+    fn the_script_that_leaves_knows_a_marker_when_it_sees_one() {
+        let script = leaving_script();
+        assert!(script.contains(&format!("/^{}/.test", super::super::marker::PREFIX)), "{script}");
+        assert_eq!(script.matches('<').count(), 2, "{script}");
+        assert!(script.starts_with("<script>(function () {") && script.ends_with("})();</script>"));
     }
 }

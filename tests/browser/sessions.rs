@@ -54,6 +54,100 @@ fn nobody_inherits_the_sign_in_as_of_another_user() {
     assert_marker_alone(&tab);
 }
 
+/// Without an account, or with one whose login fails.
+fn assert_inherits_nothing(path: &str, user: &str) {
+    let world = World::new(Http);
+    let (_browser, tab) = world.sign_in_to(path, "akadmin");
+    tab.follow("Sign in as bob@example.com");
+    assert_signed_in(&tab, BOB);
+    let kept = tab.run("JSON.stringify({...localStorage})").to_string();
+    assert!(kept.contains("eyJ") && kept.contains("npm-token-inject-"), "{kept}");
+
+    world.npm.set_secret(GUEST, "another-secret");
+    leave_authentik(&world, &tab);
+    world.npm.forget_requests();
+    world.pass_sign_in(&tab, path, user);
+    assert_login_page(&tab);
+    let kept = tab.run("JSON.stringify({...localStorage})").to_string();
+    assert!(!kept.contains("eyJ") && !kept.contains("npm-token-inject-"), "{kept}");
+    for request in world.npm.requests() {
+        assert!(!request.authorization().iter().any(|sent| sent.contains("eyJ")), "{request:?}");
+    }
+
+    // Whose browser it was before finds it as ever.
+    leave_authentik(&world, &tab);
+    world.pass_sign_in(&tab, path, "akadmin");
+    assert_signed_in(&tab, ADMIN);
+}
+
+#[test]
+fn a_user_without_a_token_inherits_no_sign_in_as() {
+    assert_inherits_nothing("/", "nobody");
+    assert_inherits_nothing("/", "guest");
+}
+
+#[test]
+fn a_user_without_a_token_inherits_no_sign_in_as_in_the_older_ui() {
+    assert_inherits_nothing("/old", "nobody");
+    assert_inherits_nothing("/old", "guest");
+}
+
+#[test]
+fn a_user_who_has_no_token_any_more_sees_npms_login_page_and_not_an_empty_dashboard() {
+    let world = World::new(Https);
+    let (browser, tab) = world.sign_in("akadmin");
+    assert_signed_in(&tab, ADMIN);
+    drop(tab);
+    world.npm.disable(ADMIN);
+
+    // While nobody was there, an API call of another tab's has found that out.
+    let other = browser.tab();
+    other.open(&world.url("/assets/index-1.js"));
+    other.run("fetch('/api/users/me').then(() => null)");
+    other.run(
+        "(async () => {
+            while ((await fetch('/api/users/me')).status !== 500) ;
+        })()",
+    );
+    assert_marker_alone(&other);
+    world.npm.forget_requests();
+    let tab = browser.tab();
+    tab.open(&world.url("/"));
+    assert_login_page(&tab);
+    assert_eq!(tab.run("npm.shown"), json!(["login"]));
+    assert_eq!(world.npm.requests_to("/").len(), 1);
+    assert!(tokens(&tab).is_empty());
+}
+
+#[test]
+fn what_else_may_stand_in_the_storage_does_no_harm_to_a_user_without_a_token() {
+    let world = World::new(Http);
+    let (_browser, tab) = world.sign_in("nobody");
+    for text in ["", "null", "[]", "{}", "[null]", "[1]", "[{}]", "nonsense", "[{\"token\":1}]"] {
+        assert_login_page(&tab);
+        keep(&tab, text);
+        tab.run(&format!(
+            "localStorage.setItem('nginx-proxy-manager-tokens', {})",
+            Value::from(text)
+        ));
+        tab.leave("location.assign('/old')");
+        assert_eq!(tab.run("localStorage.authentications"), text);
+    }
+}
+
+#[test]
+fn a_marker_lives_two_days_at_most() {
+    let world = World::new(Http);
+    let (_browser, tab) = world.sign_in("akadmin");
+    assert_signed_in(&tab, ADMIN);
+    for _ in 0..2 {
+        let left = "new Date(JSON.parse(localStorage.authentications)[0].expires) - Date.now()";
+        let hours = tab.run(left).as_f64().expect("a number") / 3_600_000.0;
+        assert!((1.0..=48.0).contains(&hours), "{hours}");
+        tab.run("npm.refresh()");
+    }
+}
+
 #[test]
 fn a_session_that_ended_leads_to_authentiks_sign_in() {
     for scheme in BOTH {

@@ -287,6 +287,9 @@ fn assert_is_marker(marker: &str) {
     assert!(secret.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_".contains(&b)), "{marker}");
 }
 
+/// The longest that a marker is valid, in seconds.
+const MARKER_LIFE: u64 = 2 * 86_400;
+
 /// How many scripts a page has that open it.
 pub fn scripts_in(page: &str) -> usize {
     page.matches("})(\"npm-token-inject-").count()
@@ -927,7 +930,7 @@ fn what_is_no_navigation_by_a_user_with_a_token_passes_as_it_is_both_ways() {
     ];
     let kept = [NAVIGATION[0], NAVIGATION[1], NAVIGATION[2], ("Authorization", &*own)];
     type Case<'a> = (&'a str, &'a str, &'a str, &'a [(&'a str, &'a str)], &'a str);
-    let cases: [Case; 15] = [
+    let cases: [Case; 19] = [
         ("akadmin", "GET", "/", &fetch, "hit"),
         ("akadmin", "GET", "/", &script, "hit"),
         ("akadmin", "GET", "/api/", &NAVIGATION, "hit"),
@@ -939,8 +942,12 @@ fn what_is_no_navigation_by_a_user_with_a_token_passes_as_it_is_both_ways() {
         ("akadmin", "GET", "/without", &NAVIGATION, ""),
         ("akadmin", "GET", "/inherited/off", &NAVIGATION, ""),
         ("", "GET", "/", &NAVIGATION, "none"),
-        ("nobody", "GET", "/", &NAVIGATION, "no_account"),
-        ("bob", "GET", "/", &NAVIGATION, "error"),
+        ("nobody", "GET", "/", &fetch, "no_account"),
+        ("nobody", "GET", "/api/users", &NAVIGATION, "no_account"),
+        ("nobody", "POST", "/", &post, "no_account"),
+        ("nobody", "GET", "/off", &NAVIGATION, "no_account"),
+        ("bob", "GET", "/", &fetch, "error"),
+        ("nobody", "GET", "/", &iframe, "cross_site"),
         ("akadmin", "GET", "/", &iframe, "cross_site"),
         ("akadmin", "GET", "/", &kept, "kept"),
     ];
@@ -961,6 +968,59 @@ fn what_is_no_navigation_by_a_user_with_a_token_passes_as_it_is_both_ways() {
     let count = site.upstream.count();
     assert_eq!(with(client.request("GET", "/"), &NAVIGATION).send().status, 401);
     assert_eq!(site.upstream.count(), count);
+}
+
+/// By this script a browser that another user has left, or the same one when there was a token,
+/// shows NPM's login page.
+#[test]
+fn a_user_without_a_token_gets_the_whole_page_with_a_script_that_opens_nothing() {
+    let site = Site::with(|builder, pass| {
+        let deny = opening("npm_token_inject accounts.json on_error=deny;\n");
+        builder.location("/deny", &format!("{deny}{pass}"))
+    });
+    let client = site.nginx.client();
+    site.upstream.answers(Raw::page("<head></head>"));
+    site.world.npm.fault(Fault::Status(500));
+    for (user, what, denied) in [("nobody", "no_account", 403), ("bob", "error", 502)] {
+        let session = site.world.sign_in(user);
+        for _ in 0..2 {
+            let reply = with(navigation(&client, "GET", "/", &session), &CONDITIONS).send();
+            assert_eq!((reply.status, status(&reply)), (200, what));
+            let script = script_in(&reply.body, b"<head>|</head>");
+            assert!(script.ends_with("})();</script>"), "{script}");
+            assert_eq!(scripts_in(&script), 0);
+            assert_is_fresh(&reply);
+            assert_asked_for_all(&site.upstream.last());
+            let head = navigation(&client, "HEAD", "/", &session).send();
+            assert_eq!((head.status, status(&head)), (200, what));
+            assert_is_fresh(&head);
+        }
+        let reply = navigation(&client, "GET", "/deny", &session).send();
+        assert_eq!((reply.status, status(&reply)), (denied, what));
+        assert!(!reply.text().contains("script"), "{reply:?}");
+    }
+    let warnings = site.nginx.log_lines("[warn]");
+    assert!(!warnings.iter().any(|line| line.contains("encoded")), "{warnings:?}");
+}
+
+#[test]
+fn what_asks_for_no_page_is_not_warned_of() {
+    let site = Site::start();
+    let client = site.nginx.client();
+    let headers = format!("{VALIDATORS}Content-Encoding: gzip\r\n");
+    site.upstream.answers(Raw::new("200 OK", &headers, HTML, Framing::Length, WHOLE));
+    let favicon = "image/avif,image/webp,image/apng,image/svg+xml,image/*,*/*;q=0.8";
+    for accept in [Some(favicon), Some("*/*"), Some("application/json"), Some(""), None] {
+        let request = client.request("GET", "/favicon.ico").cookie(&site.session);
+        let request = request.header("Accept-Encoding", "gzip");
+        let reply = accept.iter().fold(request, |r, accept| r.header("Accept", accept)).send();
+        assert_untouched(&reply, 200, "text/html", HTML);
+    }
+    let warnings = site.nginx.log_lines("npm_token_inject: NPM's page");
+    assert!(warnings.is_empty(), "{warnings:?}");
+    // To who opens the page it matters.
+    site.open(&client, "/");
+    assert_eq!(site.nginx.log_lines("npm_token_inject: NPM's page").len(), 1);
 }
 
 #[test]
@@ -1247,7 +1307,7 @@ fn assert_renews(reply: &Reply, marker: &str) {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).expect("a clock").as_secs();
     // The UI drops a token a minute early, and renews one every five minutes.
     let left = seconds(json["expires"].as_str().expect("a time")).saturating_sub(now);
-    assert!((3600..400 * 86_400).contains(&left), "{json}");
+    assert!((3600..=MARKER_LIFE).contains(&left), "{json}");
     assert_eq!(reply.header("Content-Length"), Some(&*reply.body.len().to_string()));
 }
 
