@@ -84,6 +84,8 @@ pub fn user_line() -> &'static str {
 #[derive(Clone, Default)]
 pub struct Builder {
     without_module: bool,
+    module: Option<PathBuf>,
+    binary: Option<PathBuf>,
     single_process: bool,
     workers: usize,
     connections: Option<usize>,
@@ -107,6 +109,20 @@ impl Builder {
     #[must_use]
     pub fn without_module(mut self) -> Self {
         self.without_module = true;
+        self
+    }
+
+    /// Loads the module in another file than [`module`].
+    #[must_use]
+    pub fn module(mut self, file: impl Into<PathBuf>) -> Self {
+        self.module = Some(file.into());
+        self
+    }
+
+    /// Runs another program than [`binary`].
+    #[must_use]
+    pub fn binary(mut self, file: impl Into<PathBuf>) -> Self {
+        self.binary = Some(file.into());
         self
     }
 
@@ -299,7 +315,8 @@ impl Builder {
     fn configuration(&self, port: u16) -> String {
         let mut main = String::new();
         if !self.without_module {
-            push_line(&mut main, &ROOT_TOP.replace(INSTALLED, &module().display().to_string()));
+            let module = self.module.clone().unwrap_or_else(module);
+            push_line(&mut main, &ROOT_TOP.replace(INSTALLED, &module.display().to_string()));
         }
         push_line(&mut main, user_line());
         let master = if self.single_process { "off" } else { "on" };
@@ -346,7 +363,7 @@ impl Builder {
     }
 
     fn command(&self, dir: &Path) -> Command {
-        let nginx = binary();
+        let nginx = self.binary.clone().unwrap_or_else(binary);
         let mut words = self.run_by.iter().map(OsStr::new).chain([nginx.as_os_str()]);
         let mut command = Command::new(words.next().unwrap_or_default());
         command.args(words).current_dir(dir).arg("-p").arg(dir);

@@ -1,0 +1,129 @@
+//! Builds that come and go while nginx runs.
+
+use std::thread;
+
+use testbed::{eventually, Fault};
+
+use crate::builds::*;
+use crate::site::*;
+
+#[test]
+fn a_build_that_comes_or_goes_is_noticed_at_the_next_reload() {
+    let npm = npm();
+    let installed = Installed::new();
+    let mut nginx = site(&npm, &installed).start();
+    assert_aside(&nginx, &npm);
+    for _ in 0..3 {
+        installed.put(&fitting_name(), &fitting());
+        assert_aside(&nginx, &npm);
+        nginx.reload();
+        assert_injects(&nginx, &npm);
+        reload_broken(&nginx);
+        assert_injects(&nginx, &npm);
+        nginx.reload();
+        assert_injects(&nginx, &npm);
+
+        installed.remove(&fitting_name());
+        assert_injects(&nginx, &npm);
+        nginx.reload();
+        assert_aside(&nginx, &npm);
+        reload_broken(&nginx);
+        assert_aside(&nginx, &npm);
+        nginx.reload();
+        assert_aside(&nginx, &npm);
+    }
+    assert!(nginx.quit().success());
+    assert_eq!(nginx.log_lines("[alert]"), Vec::<String>::new());
+}
+
+#[test]
+fn a_reload_that_is_refused_after_a_build_came_or_went_changes_nothing() {
+    let npm = npm();
+    let installed = Installed::new();
+    let nginx = site(&npm, &installed).start();
+    installed.put(&fitting_name(), &fitting());
+    reload_broken(&nginx);
+    assert_aside(&nginx, &npm);
+    nginx.reload();
+    assert_injects(&nginx, &npm);
+    installed.remove(&fitting_name());
+    reload_broken(&nginx);
+    assert_injects(&nginx, &npm);
+    nginx.reload();
+    assert_aside(&nginx, &npm);
+}
+
+#[test]
+fn a_build_that_is_replaced_is_taken_up_at_the_next_reload() {
+    let npm = npm();
+    let installed = Installed::fitting();
+    let nginx = site(&npm, &installed).start();
+    assert_injects(&nginx, &npm);
+    // Another file, whose text differs where it can be seen.
+    let newer = patched(&fitting(), b"npm_token_inject: ", b"npm_token_Inject: ");
+    installed.put(&fitting_name(), &newer);
+    for _ in 0..3 {
+        nginx.reload();
+        assert_injects(&nginx, &npm);
+    }
+    eventually(SOON, "a line of the newer build", || {
+        !nginx.log_lines("npm_token_Inject: ").is_empty()
+    });
+    for _ in 0..3 {
+        installed.put(&fitting_name(), b"junk");
+        nginx.reload();
+        assert_aside(&nginx, &npm);
+        installed.put(&fitting_name(), &fitting());
+        nginx.reload();
+        assert_injects(&nginx, &npm);
+    }
+}
+
+#[test]
+fn an_old_worker_keeps_the_build_that_it_has() {
+    let npm = npm();
+    npm.fault(Fault::Hold);
+    let installed = Installed::fitting();
+    let nginx = site(&npm, &installed).start();
+    thread::scope(|scope| {
+        let client = nginx.client();
+        let waiting = scope.spawn(move || client.get(ME));
+        eventually(SOON, "a login", || npm.logins() == 1);
+        installed.remove(&fitting_name());
+        nginx.reload();
+        npm.clear_fault();
+        let reply = waiting.join().expect("a reply");
+        assert_eq!(reply.status, 200, "{reply:?}");
+    });
+    assert_aside(&nginx, &npm);
+}
+
+#[test]
+fn the_loader_comes_and_goes_with_its_line() {
+    let npm = npm();
+    for installed in [Installed::new(), Installed::fitting()] {
+        let assert = if installed.holds_build() { assert_injects } else { assert_aside };
+        let mut nginx = site(&npm, &installed).start();
+        assert(&nginx, &npm);
+        let with = std::fs::read_to_string(nginx.dir().join("nginx.conf")).expect("nginx.conf");
+        for _ in 0..3 {
+            nginx.write_file("nginx.conf", without_module(&with));
+            nginx.reload();
+            assert_eq!(nginx.client().get("/bare").status, 200);
+            nginx.write_file("nginx.conf", &with);
+            nginx.reload();
+            assert(&nginx, &npm);
+        }
+        assert!(nginx.quit().success());
+    }
+}
+
+/// A configuration of nginx's without the module, with a server that has one location.
+fn without_module(with: &str) -> String {
+    let (head, server) = with.split_once("    server {").expect("a server");
+    let of_module = |line: &&str| line.contains("npm_token_");
+    let head: Vec<&str> = head.lines().filter(|line| !of_module(line)).collect();
+    let listen = server.lines().find(|line| line.contains("listen ")).expect("a port");
+    let server = format!("server {{ {listen} location = /bare {{ return 200 bare; }} }}");
+    format!("{}\n{server}\n}}\n", head.join("\n"))
+}
