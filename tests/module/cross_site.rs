@@ -178,8 +178,12 @@ fn a_link_of_another_sites_leads_to_no_answer_of_the_api() {
                     let (what, reply) = go(method, path, from);
                     assert_eq!(what, "cross_site", "{method} {path} {from}");
                     assert!(!reply.text().contains("npm-token-inject"), "{reply:?}");
-                    let requests = site.world.npm.requests();
-                    assert!(requests.len() == 1 && requests[0].authorization().is_empty());
+                    // Beside the module's own question whether a token is still good: the request
+                    // before this one was answered with an error.
+                    let mut requests = site.world.npm.requests();
+                    requests.retain(|request| request.path != "/api/users/me");
+                    assert_eq!(requests.len(), 1, "{method} {path} {from}");
+                    assert!(requests[0].authorization().is_empty());
                 }
                 for from in ["same-origin", "none"] {
                     assert_eq!(go(method, path, from).0, "hit", "{method} {path} {from}");
