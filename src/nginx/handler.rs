@@ -32,7 +32,8 @@ use super::tokens_answer;
 use super::waiting::{self, Outcome};
 use super::TokenInject;
 use crate::sso::accounts::{Account, Authorization, Visitor};
-use crate::sso::origin::{Provenance, Target};
+use crate::sso::npm::Role;
+use crate::sso::origin::Target;
 use crate::sso::token::is_live_npm_token;
 
 /// The handler of the rewrite phase: takes back what the module did to a request in the
@@ -150,18 +151,6 @@ fn decide(request: &mut Request) -> Result<Status, OutOfMemory> {
     }
 }
 
-/// What a request is to go to NPM with.
-enum Verdict {
-    /// Nothing: another site started it.
-    CrossSite,
-    /// The client's own token.
-    Own(ngx_str_t),
-    /// This account's token.
-    Account(Arc<Account>),
-    /// Nothing: no account fits the user.
-    NoAccount,
-}
-
 /// Meets a request for the first time in this location.
 fn begin(request: &mut Request, settings: &Settings) -> Result<Status, OutOfMemory> {
     if !granted::is_granted(request) {
@@ -172,7 +161,17 @@ fn begin(request: &mut Request, settings: &Settings) -> Result<Status, OutOfMemo
         return Ok(Status::NGX_DECLINED);
     }
     let (sent, provenance) = headers_in::read(request);
-    let verdict = judge(request, settings, user, &sent, &provenance)?;
+    let is_cross_site = provenance.is_cross_site(Target {
+        is_read: is_read(request),
+        is_api: is_api(request),
+        is_https: is_https(request),
+        host: host(request),
+    });
+    // Under `deny`, whoever has no account is denied whatever they send: that comes first.
+    let account = match is_cross_site {
+        true => None,
+        false => find_account(request, settings, user)?,
+    };
     let page = match settings.browser {
         Some(_) if !is_read(request) || is_api(request) => Page::No,
         Some(_) if provenance.is_navigation() => Page::Opens,
@@ -182,57 +181,39 @@ fn begin(request: &mut Request, settings: &Settings) -> Result<Status, OutOfMemo
 
     let context = RequestContext::create(request, settings)?;
     context.sent = sent;
-    match verdict {
-        Verdict::CrossSite => {
-            context.status = TokenStatus::CrossSite;
-            settings.zone.lock().totals().cross_site += 1;
-            context.authorize(request, None)?;
-            Ok(Status::NGX_DECLINED)
-        }
-        Verdict::Own(token) => {
-            context.status = TokenStatus::Kept;
-            settings.zone.lock().totals().kept += 1;
-            context.authorization = token;
-            Ok(Status::NGX_DECLINED)
-        }
-        Verdict::Account(account) => {
-            context.page = page;
-            sign_in(request, context, settings, account)
-        }
-        Verdict::NoAccount => {
-            context.status = TokenStatus::NoAccount;
-            context.page = page;
-            settings.zone.lock().totals().no_account += 1;
-            context.authorize(request, None)?;
-            Ok(settings.on_error.answer(NGX_HTTP_FORBIDDEN))
-        }
+    if is_cross_site {
+        context.status = TokenStatus::CrossSite;
+        settings.zone.lock().totals().cross_site += 1;
+        context.authorize(request, None)?;
+        return Ok(Status::NGX_DECLINED);
+    }
+    context.page = page;
+    match account {
+        Some(account) => sign_in(request, context, settings, account),
+        None => give_none(request, context, settings, TokenStatus::NoAccount),
     }
 }
 
-fn judge(
-    request: &Request,
-    settings: &Settings,
-    user: &[u8],
-    sent: &Sent,
-    provenance: &Provenance,
-) -> Result<Verdict, OutOfMemory> {
-    let target = Target {
-        is_read: is_read(request),
-        is_api: is_api(request),
-        is_https: is_https(request),
-        host: host(request),
-    };
-    if provenance.is_cross_site(target) {
-        return Ok(Verdict::CrossSite);
+/// The client's own token, where it may be kept: see [`keep`] and its callers.
+///
+/// A kept token is one that its sender got at some time, and NPM renews it for ever. So it is kept
+/// only where it gives nothing that its sender does not have: for an administrator, who may be
+/// anybody at NPM, and for somebody to whom the module gives nothing, as if it were not there.
+fn own_token(settings: &Settings, sent: &Sent) -> Option<ngx_str_t> {
+    match settings.client_token {
+        ClientToken::Keep => sent.only_one().filter(|own| is_live_npm_token(own.as_bytes(), now())),
+        ClientToken::Replace => None,
     }
-    if settings.client_token == ClientToken::Keep {
-        let own = sent.only_one().filter(|own| is_live_npm_token(own.as_bytes(), now()));
-        if let Some(own) = own {
-            return Ok(Verdict::Own(own));
-        }
-    }
-    let account = find_account(request, settings, user)?;
-    Ok(account.map_or(Verdict::NoAccount, Verdict::Account))
+}
+
+/// Leaves the client's own token where it is.
+fn keep(context: &mut RequestContext, settings: &Settings, own: ngx_str_t) -> Status {
+    settings.zone.lock().totals().kept += 1;
+    context.status = TokenStatus::Kept;
+    context.authorization = own;
+    context.account = None;
+    context.page = Page::No;
+    Status::NGX_DECLINED
 }
 
 fn find_account(
@@ -241,7 +222,6 @@ fn find_account(
     user: &[u8],
 ) -> Result<Option<Arc<Account>>, OutOfMemory> {
     static UNREADABLE: Throttle = Throttle::new();
-    static UNKNOWN: Throttle = Throttle::new();
 
     if let Some(credentials) = &settings.credentials {
         let basic = credentials.evaluate(request).ok_or(OutOfMemory)?;
@@ -267,15 +247,7 @@ fn find_account(
     if settings.accounts.ask_for_groups() {
         visitor.groups = settings.groups(request)?;
     }
-    let account = settings.accounts.find(&visitor).cloned();
-    if account.is_none() && UNKNOWN.lets_through(now()) {
-        log_error!(
-            request.log(),
-            "no account fits Authentik user \"{}\"; add one to the accounts file and reload nginx",
-            NgxStr::from_bytes(user)
-        );
-    }
-    Ok(account)
+    Ok(settings.accounts.find(&visitor).cloned())
 }
 
 /// Gets the account's token from the cache, or waits for a login.
@@ -285,14 +257,15 @@ fn sign_in(
     settings: &Settings,
     account: Arc<Account>,
 ) -> Result<Status, OutOfMemory> {
-    let found = logins::find_and_count(&mut settings.zone.lock(), &account);
+    let own = own_token(settings, &context.sent);
+    let found = logins::find_and_count(&mut settings.zone.lock(), &account, own.is_some());
     let claim = match found {
         Found::Token { token, renew } => {
             if renew {
                 logins::renew(settings.zone, &account, token.clone());
             }
             context.account = Some(account);
-            return succeed(request, context, settings, TokenStatus::Hit, token);
+            return succeed(request, context, settings, TokenStatus::Hit, (token, own));
         }
         Found::LogIn => Some(true),
         Found::Wait => Some(false),
@@ -302,7 +275,7 @@ fn sign_in(
     context.account = Some(account);
     context.waiting_since = now();
     let Some(ticket) = ticket else {
-        return fail(request, context, settings);
+        return give_none(request, context, settings, TokenStatus::Error);
     };
     let status = waiting::park(request);
     match status == Status::NGX_AGAIN {
@@ -333,20 +306,26 @@ fn resume(
         settings.zone.lock().count_wait(&account.key, waited, now());
     }
     match outcome {
-        Outcome::Token(token) => succeed(request, context, settings, TokenStatus::Miss, token),
-        Outcome::Failure => fail(request, context, settings),
+        Outcome::Token(token) => {
+            let own = own_token(settings, &context.sent);
+            succeed(request, context, settings, TokenStatus::Miss, (token, own))
+        }
+        Outcome::Failure => give_none(request, context, settings, TokenStatus::Error),
     }
 }
 
-/// There is a token: the request goes on with it. Only the one request whose answer would be a
-/// token is answered here, so that none gets into the browser.
+/// There is a token: the request goes on with it, or with an administrator's own one. Only the one
+/// request whose answer would be a token is answered here, so that none gets into the browser.
 fn succeed(
     request: &mut Request,
     context: &mut RequestContext,
     settings: &Settings,
     status: TokenStatus,
-    token: Arc<Authorization>,
+    (token, own): (Arc<Authorization>, Option<ngx_str_t>),
 ) -> Result<Status, OutOfMemory> {
+    if let (Role::Administrator, Some(own)) = (token.role, own) {
+        return Ok(keep(context, settings, own));
+    }
     context.status = status;
     context.authorize(request, Some(token))?;
     if settings.browser.is_some() && asks_for_token(request) {
@@ -355,23 +334,45 @@ fn succeed(
     Ok(Status::NGX_DECLINED)
 }
 
-/// NPM gave no token: the request goes on without one, or not at all.
-fn fail(
+/// There is no token, for no account fits or NPM gave none: the request goes on with the client's
+/// own token or with nothing, or not at all.
+fn give_none(
     request: &mut Request,
     context: &mut RequestContext,
     settings: &Settings,
+    status: TokenStatus,
 ) -> Result<Status, OutOfMemory> {
-    context.status = TokenStatus::Error;
-    settings.zone.lock().totals().errors += 1;
+    if let (OnError::Pass, Some(own)) = (settings.on_error, own_token(settings, &context.sent)) {
+        return Ok(keep(context, settings, own));
+    }
+    let denied = match status {
+        TokenStatus::NoAccount => {
+            settings.zone.lock().totals().no_account += 1;
+            tell_unknown(request, settings)?;
+            NGX_HTTP_FORBIDDEN
+        }
+        _ => {
+            settings.zone.lock().totals().errors += 1;
+            NGX_HTTP_BAD_GATEWAY
+        }
+    };
+    context.status = status;
     context.authorize(request, None)?;
-    Ok(settings.on_error.answer(NGX_HTTP_BAD_GATEWAY))
+    Ok(match settings.on_error {
+        OnError::Pass => Status::NGX_DECLINED,
+        OnError::Deny => Status(denied as ngx_int_t),
+    })
 }
 
-impl OnError {
-    fn answer(self, status: u32) -> Status {
-        match self {
-            Self::Pass => Status::NGX_DECLINED,
-            Self::Deny => Status(status as ngx_int_t),
-        }
+fn tell_unknown(request: &Request, settings: &Settings) -> Result<(), OutOfMemory> {
+    static UNKNOWN: Throttle = Throttle::new();
+
+    if UNKNOWN.lets_through(now()) {
+        log_error!(
+            request.log(),
+            "no account fits Authentik user \"{}\"; add one to the accounts file and reload nginx",
+            NgxStr::from_bytes(settings.user.evaluate(request).ok_or(OutOfMemory)?)
+        );
     }
+    Ok(())
 }

@@ -18,7 +18,7 @@ use std::time::{Duration, Instant};
 use parking_lot::{Condvar, Mutex};
 
 use crate::sso::accounts::{Account, Authorization};
-use crate::sso::npm::LoginError;
+use crate::sso::npm::{LoginError, Role};
 use crate::sso::token::Token;
 
 /// What the thread is asked for.
@@ -27,14 +27,20 @@ pub enum Task {
     LogIn,
     /// A token for this one, which lives on for a while.
     Renew(Arc<Authorization>),
-    /// Whether NPM still takes this one.
+    /// Whether NPM still takes this one, and what its account may do.
     Check(Arc<Authorization>),
 }
 
 /// What NPM gave.
 pub enum Answer {
-    Token { token: Token, renewed: bool },
-    Takes(bool),
+    Token {
+        token: Token,
+        role: Role,
+        renewed: bool,
+    },
+    /// The token that was asked about is taken.
+    Takes(Role),
+    TakesNot,
 }
 
 /// A task that has been done.
@@ -154,17 +160,20 @@ impl Shared {
 
 fn perform(account: &Account, task: &Task) -> Result<Answer, LoginError> {
     let log_in = || {
-        let token = account.issuer.log_in(&account.credentials)?;
-        Ok(Answer::Token { token, renewed: false })
+        let (token, role) = account.issuer.log_in(&account.credentials)?;
+        Ok(Answer::Token { token, role, renewed: false })
     };
     match task {
         Task::LogIn => log_in(),
         Task::Renew(old) => match account.issuer.renew(old.expose()) {
-            Ok(token) => Ok(Answer::Token { token, renewed: true }),
+            Ok((token, role)) => Ok(Answer::Token { token, role, renewed: true }),
             Err(error) if error.is_no_answer() => Err(error),
             Err(_) => log_in(),
         },
-        Task::Check(token) => account.issuer.takes(token.expose()).map(Answer::Takes),
+        Task::Check(token) => {
+            let role = account.issuer.takes(token.expose())?;
+            Ok(role.map_or(Answer::TakesNot, Answer::Takes))
+        }
     }
 }
 

@@ -23,7 +23,7 @@ use super::waiting::{self, Outcome, Ticket};
 use super::zone::Zone;
 use crate::sso::accounts::{Account, AccountKey, Authorization};
 use crate::sso::cache::{Access, Claim, Doubt, Table};
-use crate::sso::npm::LoginError;
+use crate::sso::npm::{LoginError, Role};
 use crate::sso::token::{Millis, Token};
 
 /// How often a worker looks whether another one's login has ended. Milliseconds.
@@ -79,11 +79,15 @@ pub enum Found {
     Pause,
 }
 
-/// As [`find`], for a request that has not asked before.
-pub fn find_and_count(table: &mut Table, account: &Account) -> Found {
+/// As [`find`], for a request that has not asked before. It counts if it goes on with the token,
+/// and not with its own, which an administrator's does if it `has_own`.
+pub fn find_and_count(table: &mut Table, account: &Account, has_own: bool) -> Found {
     let found = find(table, account);
-    if let Found::Token { .. } = found {
-        table.count_hit(account.hint.load(Ordering::Relaxed));
+    match &found {
+        Found::Token { token, .. } if !has_own || token.role != Role::Administrator => {
+            table.count_hit(account.hint.load(Ordering::Relaxed));
+        }
+        _ => {}
     }
     found
 }
@@ -93,11 +97,11 @@ fn find(table: &mut Table, account: &Account) -> Found {
     let now = now();
     let mut hint = account.hint.load(Ordering::Relaxed);
     let found = match table.access(&account.key, &mut hint, now, claim(account, now), is_alive) {
-        Access::Fresh { authorization, issue, renew } => {
+        Access::Fresh { authorization, issue, role, renew } => {
             let mut kept = account.kept.lock();
             let token = match &*kept {
-                Some(token) if token.issue == issue => token.clone(),
-                _ => kept.insert(Authorization::new(authorization, issue)).clone(),
+                Some(token) if token.issue == issue && token.role == role => token.clone(),
+                _ => kept.insert(Authorization::new(authorization, issue, role)).clone(),
             };
             Found::Token { token, renew }
         }
@@ -209,11 +213,11 @@ impl Logins {
         let done = self.thread.as_ref().map(|thread| thread.thread.take_done());
         for Done { account, task, result, took } in done.unwrap_or_default() {
             match (task, result) {
-                (_, Ok(Answer::Token { token, renewed })) => {
-                    let token = self.note_token(&account, &token, renewed, took);
+                (_, Ok(Answer::Token { token, role, renewed })) => {
+                    let token = self.note_token(&account, (&token, role), renewed, took);
                     self.settle(&account.key, Outcome::Token(token));
                 }
-                (Task::Check(token), Ok(Answer::Takes(false))) => {
+                (Task::Check(token), Ok(Answer::TakesNot)) => {
                     let log_in = self.revoke(&account, &token);
                     if !log_in {
                         self.note_failure(&account, &LoginError::RefusedToken);
@@ -222,11 +226,17 @@ impl Logins {
                         self.settle(&account.key, Outcome::Failure);
                     }
                 }
-                (_, Ok(Answer::Takes(_))) | (Task::Check(_), Err(_)) => {
+                (Task::Check(token), answer) => {
+                    let role = match answer {
+                        Ok(Answer::Takes(role)) => Some(role),
+                        _ => None,
+                    };
                     if let Some(zone) = self.zone {
-                        zone.lock().let_be(&account.key, now());
+                        zone.lock().let_be(&account.key, token.issue, role, now());
                     }
                 }
+                // Only a check is answered so.
+                (_, Ok(Answer::Takes(_) | Answer::TakesNot)) => {}
                 (_, Err(error)) => {
                     self.note_failure(&account, &error);
                     self.settle(&account.key, Outcome::Failure);
@@ -239,12 +249,12 @@ impl Logins {
     fn note_token(
         &self,
         account: &Account,
-        token: &Token,
+        (token, role): (&Token, Role),
         renewed: bool,
         took: Duration,
     ) -> Arc<Authorization> {
         let (identity, url, now) = (&account.credentials.identity, account.issuer.url(), now());
-        let store = |zone: Zone| zone.lock().store(&account.key, token, renewed, now);
+        let store = |zone: Zone| zone.lock().store(&account.key, (token, role), renewed, now);
         let issue = self.zone.map(store).unwrap_or_default();
         let (took, life) = (took.as_millis(), token.expires_at.saturating_sub(now) / 1000);
         match renewed {
@@ -257,7 +267,7 @@ impl Logins {
                 "signed in {identity:?} at {url} in {took} ms, valid for {life} s"
             ),
         }
-        Authorization::new(token.authorization().as_bytes(), issue)
+        Authorization::new(token.authorization().as_bytes(), issue, role)
     }
 
     /// Notes that NPM gave no token, in the zone and in the log.

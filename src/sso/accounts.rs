@@ -19,7 +19,7 @@ use ureq::tls::Certificate;
 use zeroize::Zeroizing;
 
 use super::file::{self, Content, FileError};
-use super::npm::{self, BaseUrl, Credentials, Issuer};
+use super::npm::{self, BaseUrl, Credentials, Issuer, Role};
 use super::secret::Secret;
 
 /// The longest `timeout`: nobody waits longer for a page.
@@ -95,14 +95,16 @@ pub struct Authorization {
     value: Zeroizing<String>,
     /// The number of the token's issue, see [`super::cache::Access::Fresh`].
     pub issue: u64,
+    /// What its account may do.
+    pub role: Role,
 }
 
 impl Authorization {
     /// A copy of the value.
-    pub fn new(value: &[u8], issue: u64) -> Arc<Self> {
+    pub fn new(value: &[u8], issue: u64, role: Role) -> Arc<Self> {
         // It is a token's, of ASCII text.
         let value = std::str::from_utf8(value).unwrap_or_default().to_owned();
-        Arc::new(Self { value: Zeroizing::new(value), issue })
+        Arc::new(Self { value: Zeroizing::new(value), issue, role })
     }
 
     /// The value. Not for messages.

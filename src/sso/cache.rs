@@ -9,7 +9,7 @@ use std::sync::atomic::{compiler_fence, Ordering};
 
 use super::accounts::AccountKey;
 use super::marker::MarkerKey;
-use super::npm::LoginError;
+use super::npm::{LoginError, Role};
 use super::status::{AccountStatus, Counters, State, Status, Totals};
 use super::token::{Millis, Token, AUTHORIZATION_MAX};
 
@@ -78,6 +78,8 @@ struct Slot {
     revoked_at: Millis,
     /// Not 0: NPM has answered 401 to the token, which is held back until it has been asked.
     is_refused: u64,
+    /// Not 0: its account is an administrator's.
+    is_administrator: u64,
     /// Tells this token from all others, so that a worker knows one that it has a copy of.
     issue: u64,
     /// When NPM last gave a token; 0 where it never did.
@@ -100,6 +102,17 @@ impl Slot {
         self.authorization.get(..self.authorization_len as usize).unwrap_or_default()
     }
 
+    fn role(&self) -> Role {
+        match self.is_administrator {
+            0 => Role::Standard,
+            _ => Role::Administrator,
+        }
+    }
+
+    fn set_role(&mut self, role: Role) {
+        self.is_administrator = u64::from(role == Role::Administrator);
+    }
+
     fn is_claimed(&self, now: Millis, is_alive: impl FnOnce(Pid) -> bool) -> bool {
         self.claimed_by != 0 && self.claimed_until > now && is_alive(self.claimed_by)
     }
@@ -113,6 +126,7 @@ impl Slot {
         self.use_until = 0;
         self.is_refused = 0;
         self.refused_at = 0;
+        self.is_administrator = 0;
         compiler_fence(Ordering::SeqCst);
         self.authorization.fill(0);
         self.authorization_len = 0;
@@ -203,6 +217,8 @@ pub enum Access<'a> {
         authorization: &'a [u8],
         /// The number of its issue.
         issue: u64,
+        /// What its account may do.
+        role: Role,
         /// Whether the caller has just promised to renew it.
         renew: bool,
     },
@@ -244,7 +260,8 @@ impl Table {
             if renew {
                 slot.claim(claim);
             }
-            return Access::Fresh { authorization: slot.authorization(), issue: slot.issue, renew };
+            let (issue, role) = (slot.issue, slot.role());
+            return Access::Fresh { authorization: slot.authorization(), issue, role, renew };
         }
         if slot.is_claimed(now, is_alive) {
             return Access::Wait;
@@ -272,7 +289,13 @@ impl Table {
     }
 
     /// Keeps a token that NPM gave, and ends the promise. Answers the number of its issue.
-    pub fn store(&mut self, key: &AccountKey, token: &Token, renewed: bool, now: Millis) -> u64 {
+    pub fn store(
+        &mut self,
+        key: &AccountKey,
+        (token, role): (&Token, Role),
+        renewed: bool,
+        now: Millis,
+    ) -> u64 {
         let authorization = token.authorization().as_bytes();
         let slot = self.slot(key, &mut 0, now);
         slot.forget_token();
@@ -284,6 +307,7 @@ impl Table {
         if let Some(room) = slot.authorization.get_mut(..authorization.len()) {
             room.copy_from_slice(authorization);
             slot.authorization_len = authorization.len() as u32;
+            slot.set_role(role);
             // Last, so that a worker that is killed here leaves no token rather than half of one.
             compiler_fence(Ordering::SeqCst);
             slot.use_until = token.use_until;
@@ -344,9 +368,13 @@ impl Table {
         is_doubted
     }
 
-    /// Ends a promise without a result: NPM takes the token, or could not be asked.
-    pub fn let_be(&mut self, key: &AccountKey, now: Millis) {
+    /// Ends a promise without a result: NPM takes this issue of the token, and has said what its
+    /// account may do now, or it could not be asked.
+    pub fn let_be(&mut self, key: &AccountKey, issue: u64, role: Option<Role>, now: Millis) {
         let slot = self.slot(key, &mut 0, now);
+        if let Some(role) = role.filter(|_| slot.issue == issue) {
+            slot.set_role(role);
+        }
         slot.is_refused = 0;
         slot.claimed_by = 0;
     }
@@ -513,7 +541,7 @@ mod tests {
         assert_eq!(access(&mut table, 2, NOW, 11), Access::LogIn);
 
         let token = token(86_400_000);
-        table.store(&key(1), &token, false, NOW);
+        table.store(&key(1), (&token, Role::Standard), false, NOW);
         let authorization = Some(token.authorization().as_bytes());
         assert_eq!(fresh(&access(&mut table, 1, NOW, 11)), authorization);
     }
@@ -522,7 +550,7 @@ mod tests {
     fn an_expired_token_is_never_given() {
         let mut table = table();
         let token = token(100_000);
-        table.store(&key(1), &token, false, NOW);
+        table.store(&key(1), (&token, Role::Standard), false, NOW);
         let authorization = Some(token.authorization().as_bytes());
         assert_eq!(fresh(&access(&mut table, 1, token.use_until - 1, 10)), authorization);
         assert_eq!(access(&mut table, 1, token.use_until, 10), Access::LogIn);
@@ -564,7 +592,7 @@ mod tests {
         }
         assert_eq!(access(&mut table, 1, NOW + 29_999, 10), Access::Pause(NOW + 30_000));
         assert_eq!(access(&mut table, 1, NOW + 30_000, 10), Access::LogIn);
-        table.store(&key(1), &token(10_000), false, NOW);
+        table.store(&key(1), (&token(10_000), Role::Standard), false, NOW);
         assert_eq!(table.fail(&key(1), &LoginError::NotToken, NOW), NOW + 1_000);
     }
 
@@ -581,7 +609,7 @@ mod tests {
         let mut table = table();
         let token = token(86_400_000);
         for n in 1..=SLOTS as u64 {
-            table.store(&key(n), &token, false, NOW);
+            table.store(&key(n), (&token, Role::Standard), false, NOW);
         }
         let authorization = Some(token.authorization().as_bytes());
         assert_eq!(fresh(&access(&mut table, 1, NOW, 10)), authorization);
@@ -602,7 +630,7 @@ mod tests {
     #[test]
     fn a_hint_that_is_wrong_is_corrected() {
         let mut table = table();
-        table.store(&key(1), &token(10_000), false, NOW);
+        table.store(&key(1), (&token(10_000), Role::Standard), false, NOW);
         for wrong in [1, 5, SLOTS - 1, SLOTS, usize::MAX] {
             let mut hint = wrong;
             let found = table.access(&key(1), &mut hint, NOW, claim(10), |_| true);
@@ -616,7 +644,7 @@ mod tests {
         let mut table = table();
         let mut issues = Vec::new();
         for (n, life) in [(1, 10_000), (2, 10_000), (1, 20_000)] {
-            table.store(&key(n), &token(life), false, NOW);
+            table.store(&key(n), (&token(life), Role::Standard), false, NOW);
             let Access::Fresh { issue, .. } = access(&mut table, n, NOW, 10) else { panic!() };
             let again = access(&mut table, n, NOW, 10);
             assert!(matches!(again, Access::Fresh { issue: same, .. } if same == issue));
@@ -629,7 +657,7 @@ mod tests {
     #[test]
     fn a_damaged_table_does_no_more_than_lose_its_tokens() {
         let mut table = table();
-        table.store(&key(1), &token(10_000), false, NOW);
+        table.store(&key(1), (&token(10_000), Role::Standard), false, NOW);
         table.slots[0].authorization_len = u32::MAX;
         table.filled = u64::MAX;
         assert_eq!(fresh(&access(&mut table, 1, NOW, 10)), Some(&b""[..]));
@@ -661,7 +689,7 @@ mod tests {
     fn one_worker_renews_and_all_go_on_with_the_old_token() {
         let mut table = table();
         let old = token(100_000);
-        table.store(&key(0), &old, false, NOW);
+        table.store(&key(0), (&old, Role::Standard), false, NOW);
         let due = old.renew_at(0);
         assert!(!renews(&mut table, 0, due - 1, 10));
         let claim = Claim { by: 10, until: due + 6_000 };
@@ -672,7 +700,7 @@ mod tests {
         }
 
         let new = token(200_000);
-        table.store(&key(0), &new, true, due);
+        table.store(&key(0), (&new, Role::Standard), true, due);
         let found = access(&mut table, 0, due, 11);
         assert_eq!(fresh(&found), Some(new.authorization().as_bytes()));
         assert!(!renews(&mut table, 0, due, 11));
@@ -684,7 +712,7 @@ mod tests {
     fn the_renewal_of_a_killed_worker_is_taken_over_at_once() {
         let mut table = table();
         let token = token(100_000);
-        table.store(&key(0), &token, false, NOW);
+        table.store(&key(0), (&token, Role::Standard), false, NOW);
         let due = token.renew_at(0);
         let claim = |by| Claim { by, until: due + 6_000 };
         let renews = |table: &mut Table, by, dead| {
@@ -702,7 +730,7 @@ mod tests {
     fn a_renewal_that_fails_is_tried_again_after_its_pause_while_the_old_token_serves() {
         let mut table = table();
         let token = token(100_000);
-        table.store(&key(0), &token, false, NOW);
+        table.store(&key(0), (&token, Role::Standard), false, NOW);
         let due = token.renew_at(0);
         assert!(renews(&mut table, 0, due, 10));
         let retry_at = table.fail(&key(0), &LoginError::NotToken, due);
@@ -726,7 +754,7 @@ mod tests {
         let keys: Vec<u64> =
             (1..=200).map(|n: u64| n.wrapping_mul(0x9e37_79b9_7f4a_7c15)).collect();
         for &n in &keys {
-            table.store(&key(n), &token, false, NOW);
+            table.store(&key(n), (&token, Role::Standard), false, NOW);
         }
         let first = NOW + 24 * HOUR * 4 / 5;
         let mut waves = Vec::new();
@@ -748,7 +776,7 @@ mod tests {
     #[test]
     fn a_token_is_doubted_once_in_ten_seconds() {
         let mut table = table();
-        table.store(&key(1), &token(86_400_000), false, NOW);
+        table.store(&key(1), (&token(86_400_000), Role::Standard), false, NOW);
         let issue = issue(&mut table, 1, NOW);
         let doubt = |table: &mut Table, now, pid| {
             table.doubt(
@@ -762,7 +790,7 @@ mod tests {
         };
         assert!(doubt(&mut table, NOW, 10));
         assert!(!doubt(&mut table, NOW, 11));
-        table.let_be(&key(1), NOW);
+        table.let_be(&key(1), issue, None, NOW);
         assert!(!doubt(&mut table, NOW + 9_999, 11));
         assert!(doubt(&mut table, NOW + 10_000, 11));
         // Nobody has given that promise up.
@@ -774,7 +802,7 @@ mod tests {
     fn what_is_not_in_use_is_not_doubted() {
         let mut table = table();
         let token = token(100_000);
-        table.store(&key(1), &token, false, NOW);
+        table.store(&key(1), (&token, Role::Standard), false, NOW);
         let issue = issue(&mut table, 1, NOW);
         let doubt = |table: &mut Table, n, issue, now| {
             table.doubt(
@@ -799,7 +827,7 @@ mod tests {
     #[test]
     fn a_revoked_token_is_forgotten_and_one_worker_logs_in() {
         let mut table = table();
-        table.store(&key(1), &token(86_400_000), false, NOW);
+        table.store(&key(1), (&token(86_400_000), Role::Standard), false, NOW);
         let issue = issue(&mut table, 1, NOW);
         assert!(table.doubt(&key(1), issue, Doubt::Error, NOW, claim(10), |_| true));
         table.revoke(&key(1), issue, claim(10), NOW);
@@ -809,7 +837,7 @@ mod tests {
         assert!(authorization.iter().all(|&byte| byte == 0));
 
         let new = token(200_000);
-        table.store(&key(1), &new, false, NOW);
+        table.store(&key(1), (&new, Role::Standard), false, NOW);
         let found = access(&mut table, 1, NOW, 11);
         assert_eq!(fresh(&found), Some(new.authorization().as_bytes()));
     }
@@ -817,7 +845,7 @@ mod tests {
     /// A table with a token, and the number of its issue.
     fn signed_in() -> (Box<Table>, u64) {
         let mut table = table();
-        let issue = table.store(&key(1), &token(86_400_000), false, NOW);
+        let issue = table.store(&key(1), (&token(86_400_000), Role::Standard), false, NOW);
         (table, issue)
     }
 
@@ -832,7 +860,7 @@ mod tests {
         assert!(refuse(&mut table, issue, NOW));
         assert_eq!(access(&mut table, 1, NOW, 11), Access::Wait);
         assert!(!refuse(&mut table, issue, NOW), "it is being asked about");
-        table.let_be(&key(1), NOW);
+        table.let_be(&key(1), issue, None, NOW);
         assert!(fresh(&access(&mut table, 1, NOW, 11)).is_some());
 
         // It was not the token: not asked about again for a while.
@@ -845,13 +873,13 @@ mod tests {
     fn a_refusal_is_heeded_though_npm_was_asked_a_moment_before() {
         let (mut table, issue) = signed_in();
         assert!(table.doubt(&key(1), issue, Doubt::Error, NOW, claim(10), |_| true));
-        table.let_be(&key(1), NOW);
+        table.let_be(&key(1), issue, None, NOW);
         assert!(refuse(&mut table, issue, NOW + 1));
         assert!(table.revoke(&key(1), issue, claim(10), NOW + 2));
         assert_eq!(access(&mut table, 1, NOW + 2, 11), Access::Wait);
 
         // And that of the token after it too, but that is no reason for yet another login.
-        let issue = table.store(&key(1), &token(86_400_000), false, NOW + 3);
+        let issue = table.store(&key(1), (&token(86_400_000), Role::Standard), false, NOW + 3);
         assert!(refuse(&mut table, issue, NOW + 4));
         assert!(!table.revoke(&key(1), issue, claim(10), NOW + 5));
         let retry_at = table.fail(&key(1), &LoginError::RefusedToken, NOW + 5);
@@ -860,22 +888,46 @@ mod tests {
     }
 
     #[test]
+    fn a_tokens_role_is_what_npm_said_last() {
+        let mut table = table();
+        let role = |table: &mut Table| match access(table, 1, NOW, 10) {
+            Access::Fresh { role, .. } => role,
+            other => panic!("{other:?}"),
+        };
+        let (old, day) = (token(86_400_000), token(86_400_000));
+        table.store(&key(1), (&old, Role::Administrator), false, NOW);
+        assert_eq!(role(&mut table), Role::Administrator);
+        let issue = table.store(&key(1), (&day, Role::Standard), true, NOW);
+        assert_eq!(role(&mut table), Role::Standard);
+        table.let_be(&key(1), issue, Some(Role::Administrator), NOW);
+        assert_eq!(role(&mut table), Role::Administrator);
+        table.let_be(&key(1), issue, None, NOW);
+        assert_eq!(role(&mut table), Role::Administrator);
+        // Said of a token before that.
+        table.let_be(&key(1), issue - 1, Some(Role::Standard), NOW);
+        assert_eq!(role(&mut table), Role::Administrator);
+        table.revoke(&key(1), issue, claim(10), NOW);
+        table.store(&key(1), (&day, Role::Standard), false, NOW);
+        assert_eq!(role(&mut table), Role::Standard);
+    }
+
+    #[test]
     fn a_refused_token_that_nobody_asks_about_is_not_used_again() {
         let (mut table, issue) = signed_in();
         assert!(refuse(&mut table, issue, NOW));
         let taken = table.access(&key(1), &mut 0, NOW, claim(11), |pid| pid != 10);
         assert_eq!(taken, Access::LogIn);
-        table.store(&key(1), &token(86_400_000), false, NOW);
+        table.store(&key(1), (&token(86_400_000), Role::Standard), false, NOW);
         assert!(fresh(&access(&mut table, 1, NOW, 12)).is_some());
     }
 
     #[test]
     fn only_the_token_that_was_asked_about_is_revoked() {
         let mut table = table();
-        table.store(&key(1), &token(86_400_000), false, NOW);
+        table.store(&key(1), (&token(86_400_000), Role::Standard), false, NOW);
         let issue = issue(&mut table, 1, NOW);
         let new = token(200_000);
-        table.store(&key(1), &new, true, NOW);
+        table.store(&key(1), (&new, Role::Standard), true, NOW);
         table.revoke(&key(1), issue, claim(10), NOW);
         let found = access(&mut table, 1, NOW, 11);
         assert_eq!(fresh(&found), Some(new.authorization().as_bytes()));
@@ -885,13 +937,13 @@ mod tests {
     fn a_doubt_that_comes_to_nothing_leaves_the_token_in_use() {
         let mut table = table();
         let token = token(100_000);
-        table.store(&key(0), &token, false, NOW);
+        table.store(&key(0), (&token, Role::Standard), false, NOW);
         let issue = issue(&mut table, 0, NOW);
         let due = token.renew_at(0);
         let claim = Claim { by: 10, until: due + 6_000 };
         assert!(table.doubt(&key(0), issue, Doubt::Error, due - 1, claim, |_| true));
         assert!(!renews(&mut table, 0, due, 11));
-        table.let_be(&key(0), due);
+        table.let_be(&key(0), issue, None, due);
         assert!(renews(&mut table, 0, due, 11));
     }
 
@@ -903,7 +955,7 @@ mod tests {
         table.fail(&key(1), &LoginError::NotToken, NOW);
         table.fail(&key(1), &LoginError::Refused, NOW);
         table.fail(&key(1), &LoginError::TwoFactor, NOW);
-        table.store(&key(1), &token(10_000), false, NOW);
+        table.store(&key(1), (&token(10_000), Role::Standard), false, NOW);
         table.count_wait(&key(1), 400, NOW);
         table.count_wait(&key(1), 20, NOW);
         for mut hint in [0, 1, SLOTS] {
@@ -944,7 +996,7 @@ mod tests {
         assert_eq!((account.state, account.next_try), (State::Idle, None));
 
         let token = token(100_000);
-        table.store(&key(1), &token, false, NOW + 1);
+        table.store(&key(1), (&token, Role::Standard), false, NOW + 1);
         let account = shown(&mut table, NOW + 1);
         assert_eq!((account.state, account.next_try), (State::SignedIn, None));
         assert_eq!(account.token_expires, Some(token.expires_at));
@@ -959,7 +1011,7 @@ mod tests {
         let mut table = table();
         let long = "\u{e9}".repeat(100);
         for (n, identity) in [(1, "b@example.com"), (2, &long), (3, "a@example.com")] {
-            table.store(&key(n), &token(10_000), false, NOW);
+            table.store(&key(n), (&token(10_000), Role::Standard), false, NOW);
             table.describe(&key(n), identity, "http://npm:81", false, NOW);
         }
         let accounts = table.status(NOW, |_, _| true).accounts;
@@ -974,8 +1026,8 @@ mod tests {
             table.describe(&key(n), "a@example.com", "http://npm:81", n == 3, NOW);
         }
         table.describe(&key(4), "a@example.com", "http://other:81", false, NOW);
-        table.store(&key(1), &token(10_000), false, NOW);
-        table.store(&key(3), &token(10_000), false, NOW);
+        table.store(&key(1), (&token(10_000), Role::Standard), false, NOW);
+        table.store(&key(3), (&token(10_000), Role::Standard), false, NOW);
         table.fail(&key(2), &LoginError::Refused, NOW);
         let accounts = table.status(NOW, |_, _| true).accounts;
         let shown: Vec<_> =

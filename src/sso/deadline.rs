@@ -1,4 +1,4 @@
-//! The end of a call to NPM, from its first byte to its last.
+//! The end of what NPM is asked at one time, from the first byte to the last.
 //!
 //! ureq counts its `timeout_global` down as well, but grants every read another second once
 //! nothing is left (`NextTimeout::not_zero` in 3.2), and every read of a TLS handshake the whole:
@@ -11,17 +11,17 @@ use parking_lot::Mutex;
 use ureq::unversioned::transport::{Buffers, ConnectionDetails, Connector, NextTimeout, Transport};
 use ureq::{Error, Timeout};
 
-/// When the call under way ends at the latest. An agent makes one call at a time.
+/// When the calls under way end at the latest. An agent makes one call at a time.
 #[derive(Clone, Debug, Default)]
 pub struct Deadline(Arc<Mutex<Option<Instant>>>);
 
 impl Deadline {
-    /// Begins a call.
+    /// Begins one call, or several that have the time together.
     pub fn begin(&self, timeout: Duration) {
         *self.0.lock() = Instant::now().checked_add(timeout);
     }
 
-    /// Whether the call's time is up, to a few milliseconds.
+    /// Whether the time is up, to a few milliseconds.
     pub fn is_over(&self) -> bool {
         let soon = Instant::now() + Duration::from_millis(10);
         self.0.lock().is_some_and(|end| end <= soon)
@@ -51,7 +51,7 @@ impl<In: Transport> Connector<In> for Deadline {
     }
 }
 
-/// A connection that ends with its call's time.
+/// A connection that ends with the time.
 #[derive(Debug)]
 pub struct Timed<T> {
     inner: T,

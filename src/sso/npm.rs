@@ -114,6 +114,16 @@ pub struct Credentials {
     pub secret: Secret,
 }
 
+/// What an account may do at NPM.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Role {
+    /// Only what NPM's administrators grant it; also where NPM does not say.
+    #[default]
+    Standard,
+    /// Everything, being any other user included.
+    Administrator,
+}
+
 /// Why a login failed, in words that finish the sentence "login failed: NPM …".
 #[derive(Clone, Debug, Error, PartialEq, Eq)]
 pub enum LoginError {
@@ -246,13 +256,14 @@ impl Issuer {
         self.timeout
     }
 
-    /// Logs in: `POST /api/tokens`. Blocks, up to the timeout.
+    /// Logs in: `POST /api/tokens`. Blocks, up to the timeout, in which the account's role is asked
+    /// for as well.
     ///
     /// # Errors
     ///
     /// See [`LoginError`]. No error holds any of the answer's text: a server that echoes what it
     /// is sent would put the secret there.
-    pub fn log_in(&self, credentials: &Credentials) -> Result<Token, LoginError> {
+    pub fn log_in(&self, credentials: &Credentials) -> Result<(Token, Role), LoginError> {
         #[derive(Serialize)]
         struct Login<'a> {
             identity: &'a str,
@@ -262,42 +273,56 @@ impl Issuer {
         let body = serde_json::to_vec(&body).map(Zeroizing::new);
         let body = body.map_err(|error| LoginError::Local(error.to_string()))?;
 
+        self.deadline.begin(self.timeout);
         let sent_at = unix_millis();
         let request = self.agent().post(self.address("/api/tokens"));
         let sent = request.content_type("application/json").send(&body[..]);
         match self.answer(sent)? {
-            (200, answer) => issued_token(&answer, sent_at),
+            (200, answer) => self.with_role(issued_token(&answer, sent_at)?),
             // NPM answers 400 to a wrong password (observed on 2.13 and 2.15).
             (400, _) => Err(LoginError::Refused),
             (status, _) => Err(LoginError::Status(status)),
         }
     }
 
-    /// Renews a token that is still valid: `GET /api/tokens`. Blocks, up to the timeout.
+    /// Renews a token that is still valid: `GET /api/tokens`. Blocks as [`Self::log_in`] does.
     ///
     /// # Errors
     ///
     /// As [`Self::log_in`].
-    pub fn renew(&self, authorization: &str) -> Result<Token, LoginError> {
+    pub fn renew(&self, authorization: &str) -> Result<(Token, Role), LoginError> {
+        self.deadline.begin(self.timeout);
         let sent_at = unix_millis();
         match self.get("/api/tokens", authorization)? {
-            (200, answer) => issued_token(&answer, sent_at),
+            (200, answer) => self.with_role(issued_token(&answer, sent_at)?),
             (status, _) => Err(LoginError::Status(status)),
         }
     }
 
-    /// Asks whether NPM takes a token: `GET /api/users/me`, the one request that fails when the
-    /// token, or its user, is no longer good. Blocks, up to the timeout.
+    /// Asks whether NPM takes a token, and what its account may do: `GET /api/users/me`, the one
+    /// request that fails when the token, or its user, is no longer good. Blocks, up to the timeout.
     ///
     /// # Errors
     ///
     /// As [`Self::log_in`], when NPM does not say so either way.
-    pub fn takes(&self, authorization: &str) -> Result<bool, LoginError> {
-        match self.get("/api/users/me", authorization)?.0 {
-            200 => Ok(true),
+    pub fn takes(&self, authorization: &str) -> Result<Option<Role>, LoginError> {
+        self.deadline.begin(self.timeout);
+        self.role(authorization)
+    }
+
+    /// A token, with what NPM lets it do. It is good also where NPM does not say that.
+    fn with_role(&self, token: Token) -> Result<(Token, Role), LoginError> {
+        let role = self.role(token.authorization()).ok().flatten().unwrap_or_default();
+        Ok((token, role))
+    }
+
+    /// The role of a token's account, if NPM takes the token.
+    fn role(&self, authorization: &str) -> Result<Option<Role>, LoginError> {
+        match self.get("/api/users/me", authorization)? {
+            (200, answer) => Ok(Some(role(&answer))),
             // A dead token is a client's error to NPM, or a crash of its own handler.
-            400..=404 | 500 => Ok(false),
-            status => Err(LoginError::Status(status)),
+            (400..=404 | 500, _) => Ok(None),
+            (status, _) => Err(LoginError::Status(status)),
         }
     }
 
@@ -318,9 +343,8 @@ impl Issuer {
         Ok((response.status().as_u16(), Zeroizing::new(body)))
     }
 
-    /// What makes a call, which begins now.
+    /// What makes the calls, none of which goes beyond the deadline.
     fn agent(&self) -> &Agent {
-        self.deadline.begin(self.timeout);
         self.agent.get_or_init(|| {
             let roots = match &self.certificates[..] {
                 [] => RootCerts::WebPki,
@@ -390,6 +414,19 @@ fn issued_token(answer: &[u8], sent_at: Millis) -> Result<Token, LoginError> {
     Ok(Token::issued(&token, sent_at)?)
 }
 
+/// The role in NPM's answer to the question who one is.
+fn role(answer: &[u8]) -> Role {
+    #[derive(Deserialize)]
+    struct Me {
+        #[serde(default)]
+        roles: Vec<String>,
+    }
+    match serde_json::from_slice::<Me>(answer) {
+        Ok(me) if me.roles.iter().any(|role| role == "admin") => Role::Administrator,
+        _ => Role::Standard,
+    }
+}
+
 /// The certificates in a PEM file's text.
 ///
 /// # Errors
@@ -418,6 +455,24 @@ pub fn unix_millis() -> Millis {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn only_who_has_npms_role_of_that_name_is_an_administrator() {
+        assert_eq!(role(br#"{"id": 1, "roles": ["admin"]}"#), Role::Administrator);
+        assert_eq!(role(br#"{"id": 1, "roles": ["user", "admin"]}"#), Role::Administrator);
+        for other in [
+            r#"{"roles": []}"#,
+            r#"{"roles": ["Admin", "administrator"]}"#,
+            r#"{"roles": "admin"}"#,
+            r#"{"roles": null}"#,
+            r#"{"id": 1}"#,
+            r#"{"error": {"roles": ["admin"]}}"#,
+            "[]",
+            "",
+        ] {
+            assert_eq!(role(other.as_bytes()), Role::Standard, "{other}");
+        }
+    }
 
     #[test]
     fn npm_is_looked_for_at_its_own_port() {

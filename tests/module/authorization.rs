@@ -9,9 +9,9 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use base64::Engine;
 use serde_json::json;
 use testbed::nginx::Builder;
-use testbed::{eventually, AccessList, Client, Fault, Nginx, Reply, Session};
+use testbed::{eventually, AccessList, Client, Fault, Nginx, Reply, Response, Session};
 
-use crate::{status, World};
+use crate::{status, Elsewhere, World};
 
 const ADMINS: &str = "the token of admin@example.com";
 const NOTHING: &str = "nothing";
@@ -135,34 +135,175 @@ fn whatever_the_client_sends_is_replaced_after_a_wait_too() {
     }
 }
 
+/// A request with a token of the client's own, to `/echo`. What became of it, and whether NPM got
+/// that token.
+fn send_own(world: &World, client: &Client, user: &str, own: &str) -> (u16, String, bool) {
+    world.npm.forget_requests();
+    let request = client.request("GET", "/echo").cookie(&world.sign_in(user));
+    let reply = request.header("Authorization", own).send();
+    let arrived = world.npm.requests_to("/echo");
+    let kept = arrived.iter().any(|request| request.authorization() == [own]);
+    (reply.status, status(&reply).to_owned(), kept)
+}
+
+fn kept() -> (u16, String, bool) {
+    (200, "kept".to_owned(), true)
+}
+
+/// A token with the right claims that nobody has signed.
+fn made_up() -> String {
+    let part = |text: &str| URL_SAFE_NO_PAD.encode(text);
+    let claims = r#"{"iss":"api","attrs":{"id":1},"scope":["user"],"iat":1,"exp":4102444800}"#;
+    format!("Bearer {}.{}.{}", part(r#"{"alg":"none"}"#), part(claims), part("signature"))
+}
+
 #[test]
-fn the_clients_own_live_token_is_kept() {
+fn an_administrators_own_live_token_is_kept() {
     let world = World::new();
     let nginx = world.host().start();
     let client = nginx.client();
     let own = live(&world);
-    // Before there is another, and after; and for who has no account, too.
-    for (user, sent, what, carried) in [
-        ("akadmin", Some(&own), "kept", &*own),
-        ("akadmin", None, "miss", ADMINS),
-        ("akadmin", Some(&own), "kept", &own),
-        ("nobody", Some(&own), "kept", &own),
-    ] {
-        let request = client.request("GET", "/echo").cookie(&world.sign_in(user));
-        let request = sent.into_iter().fold(request, |r, own| r.header("Authorization", own));
-        assert_eq!(status(&request.send()), what);
-        let request = world.last("/echo");
-        match carried {
-            ADMINS => assert_eq!(world.authorization_of(&request), ADMINS),
-            own => assert_eq!(request.authorization(), [own]),
+    // What the account may do is not known before its first login, which is waited for.
+    assert_eq!(send_own(&world, &client, "akadmin", &own), kept());
+    assert_eq!(world.npm.logins(), 1);
+    assert_eq!(send_own(&world, &client, "akadmin", &own), kept());
+    let reply = client.request("GET", "/echo").cookie(&world.sign_in("akadmin")).send();
+    assert_eq!((status(&reply), &*world.carried_to("/echo")), ("hit", ADMINS));
+    assert_eq!(send_own(&world, &client, "akadmin", &own), kept());
+    assert_eq!(world.npm.logins(), 1);
+}
+
+/// Nobody becomes another user by a token that they once got hold of, as a former administrator has.
+#[test]
+fn a_token_of_the_clients_own_is_replaced_for_who_is_no_administrator() {
+    for on_error in ["pass", "deny"] {
+        let world = World::new();
+        let directive = format!("npm_token_inject accounts.json on_error={on_error};");
+        let nginx = world.host().directive(&directive).start();
+        let client = nginx.client();
+        let admins = world.npm.issue_token("admin@example.com", Duration::from_secs(3600));
+        let guests = world.npm.issue_token("guest@example.com", Duration::from_secs(3600));
+        let own = [format!("Bearer {admins}"), format!("Bearer {guests}"), made_up()];
+        for (n, own) in own.iter().cycle().take(6).enumerate() {
+            let what = if n == 0 { "miss" } else { "hit" };
+            let expected = (200, what.to_owned(), false);
+            assert_eq!(send_own(&world, &client, "guest", own), expected, "{own}");
+            assert_eq!(world.carried_to("/echo"), "the token of guest@example.com", "{own}");
+        }
+        assert_eq!(world.npm.logins(), 1);
+    }
+}
+
+#[test]
+fn who_gets_no_token_may_log_in_by_hand() {
+    let world = World::new();
+    let nginx = world.host().start();
+    let client = nginx.client();
+    let own = live(&world);
+    assert_eq!(send_own(&world, &client, "nobody", &own), kept());
+    // Who has said who they are needs no account.
+    assert!(nginx.log_lines("no account fits").is_empty());
+
+    world.npm.fault(Fault::Status(500));
+    for user in ["akadmin", "guest"] {
+        // After the login that fails, and in the pause that follows it.
+        assert_eq!(send_own(&world, &client, user, &own), kept());
+        assert_eq!(send_own(&world, &client, user, &own), kept());
+    }
+    assert_eq!(world.npm.logins(), 2);
+}
+
+#[test]
+fn on_error_deny_gives_way_to_no_token_of_the_clients_own() {
+    let world = World::new();
+    let directive = "npm_token_inject accounts.json on_error=deny;";
+    let nginx = world.host().directive(directive).start();
+    let client = nginx.client();
+    let own = [made_up(), live(&world)];
+    for own in &own {
+        let denied = (403, "no_account".to_owned(), false);
+        assert_eq!(send_own(&world, &client, "nobody", own), denied);
+    }
+    world.npm.fault(Fault::Status(500));
+    for own in own.iter().cycle().take(4) {
+        let denied = (502, "error".to_owned(), false);
+        assert_eq!(send_own(&world, &client, "akadmin", own), denied);
+    }
+    assert!(world.npm.requests_to("/echo").is_empty());
+}
+
+/// Takes NPM's role of an administrator from bob.
+fn demote_bob(world: &World) {
+    let admins = world.npm.issue_token("admin@example.com", Duration::from_secs(60));
+    let npm = Client::new(&world.npm.url());
+    let request = npm.request("PUT", "/api/users/2").bearer(&admins);
+    assert_eq!(request.json(&json!({"roles": []})).send().json()["email"], "bob@example.com");
+}
+
+/// Waits until bob's own token is replaced, while bob does something.
+fn wait_for_replacement(world: &World, client: &Client, own: &str, act: impl Fn()) {
+    eventually(Duration::from_secs(20), "another's token to be replaced", || {
+        act();
+        let (code, what, is_kept) = send_own(world, client, "bob", own);
+        assert!(code == 200 && matches!(&*what, "kept" | "hit" | "miss"), "{code} {what}");
+        assert_eq!(is_kept, what == "kept");
+        !is_kept
+    });
+    assert_eq!(world.carried_to("/echo"), "the token of bob@example.com");
+}
+
+#[test]
+fn who_is_no_administrator_any_more_is_found_out_when_npm_is_next_asked_about_the_token() {
+    let world = World::new();
+    let nginx = world.host().start();
+    let client = nginx.client();
+    let own = live(&world);
+    assert_eq!(send_own(&world, &client, "bob", &own), kept());
+    demote_bob(&world);
+    // Not permitted any more, which NPM answers with an error that raises a doubt.
+    wait_for_replacement(&world, &client, &own, || {
+        client.request("GET", "/api/users").cookie(&world.sign_in("bob")).send();
+    });
+    assert_eq!(world.npm.logins(), 1);
+}
+
+#[test]
+fn who_is_no_administrator_any_more_is_found_out_when_the_token_is_renewed() {
+    let world = World::new();
+    world.npm.set_token_lifetime(Duration::from_secs(6));
+    let nginx = world.host().start();
+    let client = nginx.client();
+    let own = live(&world);
+    assert_eq!(send_own(&world, &client, "bob", &own), kept());
+    demote_bob(&world);
+    wait_for_replacement(&world, &client, &own, || ());
+}
+
+#[test]
+fn where_npm_does_not_say_what_an_account_may_do_it_has_its_token_and_no_other() {
+    let issued = World::new().npm.issue_token("admin@example.com", Duration::from_secs(3600));
+    for code in [403, 500, 503] {
+        let answer = json!({"token": issued, "expires": "2099-01-01T00:00:00.000Z"});
+        let elsewhere =
+            Elsewhere::answering(move |request| match (&*request.method, &*request.path) {
+                ("POST", "/api/tokens") => Response::json(200, &answer),
+                (_, "/api/users/me") => Response::json(code, "{\"roles\": [\"admin\"]}"),
+                _ => Response::html(200, ""),
+            });
+        let world = World::new();
+        let mut accounts: serde_json::Value =
+            serde_json::from_str(&world.accounts()).expect("JSON");
+        accounts["api"] = elsewhere.url().into();
+        let nginx = world.host().accounts(&accounts.to_string()).start();
+        let client = nginx.client();
+        let own = live(&world);
+        for what in ["miss", "hit"] {
+            let expected = (200, what.to_owned(), false);
+            assert_eq!(send_own(&world, &client, "akadmin", &own), expected, "{code}");
+            let sent = format!("Bearer {issued}");
+            assert_eq!(world.last("/echo").authorization(), [sent], "{code}");
         }
     }
-    assert_eq!(world.npm.logins(), 1);
-
-    // NPM is not needed for that.
-    world.npm.fault(Fault::Status(500));
-    let request = client.request("GET", "/echo").cookie(&world.sign_in("bob"));
-    assert_eq!(status(&request.header("Authorization", &own).send()), "kept");
 }
 
 #[test]

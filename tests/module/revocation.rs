@@ -1,5 +1,6 @@
 //! A token that NPM no longer takes is found out by its answers, and replaced.
 
+use std::collections::HashSet;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -20,13 +21,16 @@ const CHECK_INTERVAL: Duration = Duration::from_secs(10);
 /// How long a check that is not to come is waited for.
 const A_WHILE: Duration = Duration::from_millis(400);
 
-/// The requests of the module's own, by which it asks NPM whether it takes a token.
+/// The requests of the module's own, by which it asks NPM whether it takes a token. (By the first
+/// one with each token it asks what the account may do.)
 fn checks(npm: &Npm) -> Vec<Request> {
     let of_module = |request: &Request| {
         let agent = request.header("User-Agent").unwrap_or_default();
         agent.starts_with("ngx_http_npm_token_inject_module/")
     };
-    npm.requests_to(ME).into_iter().filter(of_module).collect()
+    let mut known = HashSet::new();
+    let asked = npm.requests_to(ME).into_iter().filter(of_module);
+    asked.filter(|request| !known.insert(request.authorization().concat())).collect()
 }
 
 /// A server that answers `/…/STATUS` with that status, in the shape of NPM's errors.
@@ -280,7 +284,9 @@ fn an_npm_that_refuses_every_token_is_not_asked_for_one_after_the_other() {
         .start();
     let client = nginx.client();
     let statuses: Vec<String> = (0..3).map(|_| status(&client.get("/api/x")).to_owned()).collect();
-    assert_eq!(statuses, ["miss", "miss", "error"]);
+    // The second one has waited for the second login, or has come after it.
+    assert!(matches!(&statuses[1][..], "miss" | "hit"), "{statuses:?}");
+    assert_eq!((&*statuses[0], &*statuses[2]), ("miss", "error"));
     let logins = elsewhere.requests().iter().filter(|r| r.path == "/api/tokens").count();
     assert_eq!(logins, 2);
     nginx.wait_for_log("NPM at", SOON);
@@ -537,7 +543,8 @@ fn a_check_that_npm_answers_with_an_error_of_its_own_says_nothing_of_the_token()
         let client = nginx.client();
         assert_eq!(status(&client.get("/api/x")), "miss");
         let count = |path: &str| elsewhere.requests().iter().filter(|r| r.path == path).count();
-        eventually(SOON, "a check", || count(ME) == 1);
+        // The account's role has been asked for before.
+        eventually(SOON, "a check", || count(ME) == 2);
         thread::sleep(A_WHILE);
         let reply: Reply = client.get("/api/x");
         assert_eq!((reply.status, status(&reply), count("/api/tokens")), (404, "hit", 1), "{code}");
