@@ -1,12 +1,14 @@
-//! The one thread of a worker that may block: it logs in, and wakes the event loop.
+//! The threads of a worker that may block: they log in, and wake the event loop.
 //!
-//! Threads do not survive a fork, so that a worker starts its own, and only when it first needs
-//! one. The thread logs nothing and touches nothing of nginx's.
+//! Each NPM has a thread and a queue of its own, so that one that hangs keeps nobody waiting but
+//! those who wait for it. Threads do not survive a fork, so that a worker starts its own, and only
+//! when it first needs one. They log nothing and touch nothing of nginx's.
 
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 use std::ffi::c_void;
 use std::fs::File;
 use std::io::{self, Write};
+use std::iter;
 use std::mem::{discriminant, MaybeUninit};
 use std::os::fd::{AsRawFd, FromRawFd, RawFd};
 use std::panic::{catch_unwind, AssertUnwindSafe};
@@ -18,10 +20,10 @@ use std::time::{Duration, Instant};
 use parking_lot::{Condvar, Mutex};
 
 use crate::sso::accounts::{Account, Authorization};
-use crate::sso::npm::{LoginError, Role};
+use crate::sso::npm::{Issuer, LoginError, Role};
 use crate::sso::token::Token;
 
-/// What the thread is asked for.
+/// What a thread is asked for.
 pub enum Task {
     /// A token.
     LogIn,
@@ -52,43 +54,30 @@ pub struct Done {
     pub took: Duration,
 }
 
-/// The thread, from the event loop's side. Dropped, it ends when its login under way has ended.
-pub struct LoginThread {
-    shared: Arc<Shared>,
+/// The threads, from the event loop's side.
+pub struct LoginThreads {
+    /// By the URL of the NPM that they ask.
+    threads: HashMap<String, LoginThread>,
+    results: Arc<Results>,
 }
 
-struct Shared {
-    wanted: Mutex<Wanted>,
-    something_wanted: Condvar,
+/// What the threads have done.
+struct Results {
     done: Mutex<Vec<Done>>,
     /// An eventfd: written to when `done` has something.
     wake: File,
 }
 
-#[derive(Default)]
-struct Wanted {
-    tasks: VecDeque<(Arc<Account>, Task)>,
-    stop: bool,
-}
-
-impl LoginThread {
-    /// Starts the thread.
+impl LoginThreads {
+    /// None yet.
     ///
     /// # Errors
     ///
-    /// When the system gives no descriptor or no thread.
-    pub fn start() -> io::Result<Self> {
+    /// When the system gives no descriptor, or does not keep the library.
+    pub fn new() -> io::Result<Self> {
         stay_mapped()?;
-        let shared = Arc::new(Shared {
-            wanted: Mutex::default(),
-            something_wanted: Condvar::new(),
-            done: Mutex::default(),
-            wake: eventfd()?,
-        });
-        let theirs = shared.clone();
-        let _blocked = BlockedSignals::block();
-        thread::Builder::new().name("npm_token_login".to_owned()).spawn(move || theirs.run())?;
-        Ok(Self { shared })
+        let results = Results { done: Mutex::default(), wake: eventfd()? };
+        Ok(Self { threads: HashMap::new(), results: Arc::new(results) })
     }
 
     /// A descriptor of its own that is readable when [`Self::take_done`] has something. The caller
@@ -99,51 +88,94 @@ impl LoginThread {
     /// When the system gives no descriptor.
     pub fn wake_descriptor(&self) -> io::Result<RawFd> {
         // SAFETY: fcntl with a valid descriptor and no pointer.
-        match unsafe { libc::fcntl(self.shared.wake.as_raw_fd(), libc::F_DUPFD_CLOEXEC, 3) } {
+        match unsafe { libc::fcntl(self.results.wake.as_raw_fd(), libc::F_DUPFD_CLOEXEC, 3) } {
             -1 => Err(io::Error::last_os_error()),
             descriptor => Ok(descriptor),
         }
     }
 
-    /// Asks for something. One thing is done after the other, and none twice: while NPM hangs,
-    /// promises become void, and are made anew, before their turn comes.
-    pub fn ask(&self, account: Arc<Account>, task: Task) {
-        let mut wanted = self.shared.wanted.lock();
-        let is_same = |(other, asked): &(Arc<Account>, Task)| {
-            other.key == account.key && discriminant(asked) == discriminant(&task)
-        };
-        if !wanted.tasks.iter().any(is_same) {
-            wanted.tasks.push_back((account, task));
-            self.shared.something_wanted.notify_one();
+    /// Asks the account's NPM for something, by a thread that is started if need be.
+    ///
+    /// # Errors
+    ///
+    /// When the system gives no thread.
+    pub fn ask(&mut self, account: Arc<Account>, task: Task) -> io::Result<()> {
+        let url = account.issuer.url();
+        if !self.threads.contains_key(url) {
+            let thread = LoginThread::start(self.results.clone())?;
+            self.threads.insert(url.to_owned(), thread);
         }
+        if let Some(thread) = self.threads.get(url) {
+            thread.queue.add(account, task);
+        }
+        Ok(())
     }
 
     /// What has been done since the last call.
     pub fn take_done(&self) -> Vec<Done> {
-        std::mem::take(&mut *self.shared.done.lock())
+        std::mem::take(&mut *self.results.done.lock())
+    }
+}
+
+impl Results {
+    fn add(&self, done: impl Iterator<Item = Done>) {
+        self.done.lock().extend(done);
+        // A full counter (EAGAIN) is as good: the event loop is woken.
+        let _ = (&self.wake).write(&1u64.to_ne_bytes());
+    }
+}
+
+/// One of the threads. Dropped, it ends when its login under way has ended.
+struct LoginThread {
+    queue: Arc<Queue>,
+}
+
+impl LoginThread {
+    fn start(results: Arc<Results>) -> io::Result<Self> {
+        let queue = Arc::new(Queue::default());
+        let theirs = queue.clone();
+        let _blocked = BlockedSignals::block();
+        let thread = thread::Builder::new().name("npm_token_login".to_owned());
+        thread.spawn(move || run(&theirs, &results))?;
+        Ok(Self { queue })
     }
 }
 
 impl Drop for LoginThread {
     fn drop(&mut self) {
-        self.shared.wanted.lock().stop = true;
-        self.shared.something_wanted.notify_one();
+        self.queue.wanted.lock().stop = true;
+        self.queue.something_wanted.notify_one();
     }
 }
 
-impl Shared {
-    fn run(&self) {
-        while let Some((account, task)) = self.next() {
-            let begun = Instant::now();
-            // Others' code runs in there. Whatever befalls it, those that wait get an answer.
-            let result = catch_unwind(AssertUnwindSafe(|| perform(&account, &task)))
-                .unwrap_or_else(|_| Err(LoginError::Local("the login panicked".to_owned())));
-            self.done.lock().push(Done { account, task, result, took: begun.elapsed() });
-            // A full counter (EAGAIN) is as good: the event loop is woken.
-            let _ = (&self.wake).write(&1u64.to_ne_bytes());
+/// What one NPM is to be asked for.
+#[derive(Default)]
+struct Queue {
+    wanted: Mutex<Wanted>,
+    something_wanted: Condvar,
+}
+
+#[derive(Default)]
+struct Wanted {
+    tasks: VecDeque<(Arc<Account>, Task)>,
+    stop: bool,
+}
+
+impl Queue {
+    /// One thing is done after the other, and none twice: while NPM hangs, promises become void,
+    /// and are made anew, before their turn comes.
+    fn add(&self, account: Arc<Account>, task: Task) {
+        let mut wanted = self.wanted.lock();
+        let is_same = |(other, asked): &(Arc<Account>, Task)| {
+            other.key == account.key && discriminant(asked) == discriminant(&task)
+        };
+        if !wanted.tasks.iter().any(is_same) {
+            wanted.tasks.push_back((account, task));
+            self.something_wanted.notify_one();
         }
     }
 
+    /// The next thing, once there is one. `None` when there will be none.
     fn next(&self) -> Option<(Arc<Account>, Task)> {
         let mut wanted = self.wanted.lock();
         loop {
@@ -155,6 +187,38 @@ impl Shared {
             }
             self.something_wanted.wait(&mut wanted);
         }
+    }
+
+    /// All that this one is to be asked for.
+    fn take(&self, issuer: &Arc<Issuer>) -> VecDeque<(Arc<Account>, Task)> {
+        let mut wanted = self.wanted.lock();
+        let is_taken = |(account, _): &(Arc<Account>, Task)| Arc::ptr_eq(&account.issuer, issuer);
+        let (taken, left) = wanted.tasks.drain(..).partition(is_taken);
+        wanted.tasks = left;
+        taken
+    }
+}
+
+/// What a thread does.
+fn run(queue: &Queue, results: &Results) {
+    while let Some((account, task)) = queue.next() {
+        let begun = Instant::now();
+        // Others' code runs in there. Whatever befalls it, those that wait get an answer.
+        let result = catch_unwind(AssertUnwindSafe(|| perform(&account, &task)))
+            .unwrap_or_else(|_| Err(LoginError::Local("the login panicked".to_owned())));
+        let took = begun.elapsed();
+        // Where nobody answers, the others would wait in vain for as long, one after the other.
+        let others = match &result {
+            Err(error) if error.is_no_answer() => {
+                let error = error.clone();
+                let fail =
+                    move |(account, task)| Done { account, task, result: Err(error.clone()), took };
+                queue.take(&account.issuer).into_iter().map(fail).collect()
+            }
+            _ => Vec::new(),
+        };
+        let first = Done { account, task, result, took };
+        results.add(iter::once(first).chain(others));
     }
 }
 

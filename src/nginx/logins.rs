@@ -16,7 +16,7 @@ use super::bindings::{
     ngx_add_timer, ngx_close_connection, ngx_connection_t, ngx_del_timer, ngx_event_t,
     ngx_get_connection, ngx_handle_read_event, ngx_int_t, NGX_OK,
 };
-use super::login_thread::{Answer, Done, LoginThread, Task};
+use super::login_thread::{Answer, Done, LoginThreads, Task};
 use super::process::{cycle_log, is_alive, now, process};
 use super::request::Request;
 use super::waiting::{self, Outcome, Ticket};
@@ -39,14 +39,14 @@ thread_local! {
 #[derive(Default)]
 struct Logins {
     zone: Option<Zone>,
-    thread: Option<Thread>,
+    threads: Option<Threads>,
     groups: HashMap<AccountKey, Group>,
     tick: Option<Box<Tick>>,
 }
 
-/// The login thread, and the connection through which it wakes the event loop.
-struct Thread {
-    thread: LoginThread,
+/// The login threads, and the connection through which they wake the event loop.
+struct Threads {
+    threads: LoginThreads,
     connection: NonNull<ngx_connection_t>,
 }
 
@@ -60,7 +60,7 @@ struct Tick {
 struct Group {
     account: Arc<Account>,
     waiting: VecDeque<(Ticket, Millis)>,
-    /// Whether this worker's thread has been asked to log in.
+    /// Whether a thread of this worker's has been asked to log in.
     asked: bool,
 }
 
@@ -176,9 +176,9 @@ pub fn stop(zone: Option<Zone>) {
         if let Some(tick) = logins.tick.take() {
             tick.disarm();
         }
-        if let Some(thread) = logins.thread.take() {
+        if let Some(threads) = logins.threads.take() {
             // SAFETY: the connection is open; nginx closes its descriptor.
-            unsafe { ngx_close_connection(thread.connection.as_ptr()) };
+            unsafe { ngx_close_connection(threads.connection.as_ptr()) };
         }
     });
     if let Some(zone) = zone {
@@ -187,30 +187,33 @@ pub fn stop(zone: Option<Zone>) {
 }
 
 impl Logins {
-    /// Asks the login thread, which is started if need be. Where it cannot be, the task has
-    /// failed.
+    /// Asks a login thread, which is started if need be. Where it cannot be, the task has failed.
     fn ask(&mut self, account: &Arc<Account>, task: Task) -> bool {
-        if self.thread.is_none() {
-            match Thread::start() {
-                Ok(thread) => self.thread = Some(thread),
-                Err(error) => {
-                    let error = LoginError::Local(format!("no thread can be started: {error}"));
-                    self.note_failure(account, &error);
-                    return false;
-                }
-            }
-        }
-        if let (Some(thread), Some(zone)) = (&self.thread, self.zone) {
+        if let Some(zone) = self.zone {
             let (identity, url) = (&account.credentials.identity, account.issuer.url());
             zone.lock().describe(&account.key, identity, url, account.is_handed_over, now());
-            thread.thread.ask(account.clone(), task);
         }
-        true
+        match self.threads().and_then(|threads| threads.ask(account.clone(), task)) {
+            Ok(()) => true,
+            Err(error) => {
+                let error = LoginError::Local(format!("no thread can be started: {error}"));
+                self.note_failure(account, &error);
+                false
+            }
+        }
     }
 
-    /// Takes what the thread has done.
+    fn threads(&mut self) -> io::Result<&mut LoginThreads> {
+        let threads = match self.threads.take() {
+            Some(threads) => threads,
+            None => Threads::new()?,
+        };
+        Ok(&mut self.threads.insert(threads).threads)
+    }
+
+    /// Takes what the threads have done.
     fn collect(&mut self) {
-        let done = self.thread.as_ref().map(|thread| thread.thread.take_done());
+        let done = self.threads.as_ref().map(|threads| threads.threads.take_done());
         for Done { account, task, result, took } in done.unwrap_or_default() {
             match (task, result) {
                 (_, Ok(Answer::Token { token, role, renewed })) => {
@@ -354,10 +357,10 @@ impl Logins {
     }
 }
 
-impl Thread {
-    fn start() -> io::Result<Self> {
-        let thread = LoginThread::start()?;
-        let descriptor = thread.wake_descriptor()?;
+impl Threads {
+    fn new() -> io::Result<Self> {
+        let threads = LoginThreads::new()?;
+        let descriptor = threads.wake_descriptor()?;
         // SAFETY: the descriptor is open and the connection's own from here on; ngx_cycle is
         // valid in a worker.
         unsafe {
@@ -373,7 +376,7 @@ impl Thread {
                 ngx_close_connection(connection.as_ptr());
                 return Err(io::Error::other("the event loop takes no descriptor"));
             }
-            Ok(Self { thread, connection })
+            Ok(Self { threads, connection })
         }
     }
 }
@@ -406,9 +409,9 @@ impl Tick {
     }
 }
 
-/// The login thread has done something.
+/// A login thread has done something.
 unsafe extern "C" fn on_wake(event: *mut ngx_event_t) {
-    // SAFETY: nginx passes the event of the connection that Thread::start set up; its descriptor
+    // SAFETY: nginx passes the event of the connection that Threads::new set up; its descriptor
     // is an eventfd, of which one read takes all.
     unsafe {
         let connection = (*event).data.cast::<ngx_connection_t>();

@@ -283,17 +283,81 @@ fn more_accounts_at_once_than_the_zone_holds_get_their_own_tokens() {
     assert!(nginx.log_lines("[error]").is_empty(), "{:?}", nginx.log_lines("[error]"));
 }
 
+/// An accounts file with that many users, each with an account of its own.
+fn accounts_of_many(npm: &Npm, count: usize, timeout: &str) -> String {
+    let account =
+        |n: usize| json!({"user": n.to_string(), "identity": identity(n), "secret": "secret"});
+    let accounts: Vec<Value> = (0..count).map(account).collect();
+    json!({"api": npm.url(), "timeout": timeout, "accounts": accounts}).to_string()
+}
+
+/// Sends a request to `/echo` for the user of that number, and waits for no reply.
+fn send_as(nginx: &Nginx, user: usize) -> TcpStream {
+    let mut stream = begin(nginx, "/echo");
+    write!(stream, "Host: npm\r\nX-User: {user}\r\n\r\n").expect("the rest of a request");
+    stream
+}
+
+#[test]
+fn an_npm_that_hangs_keeps_nobody_waiting_for_another() {
+    const ACCOUNTS: usize = 8;
+    let (hanging, healthy) = (npm_with_users(ACCOUNTS).start(), quick_npm());
+    hanging.fault(Fault::Hang);
+    let directive = "npm_token_inject healthy.json user=$user trust_headers=on";
+    let nginx = busy_site(&healthy, 1)
+        .accounts(&accounts_of_many(&hanging, ACCOUNTS, "60s"))
+        .file_with_mode("healthy.json", accounts(&healthy).to_string(), 0o600)
+        .location("/healthy/", &format!("{directive}; proxy_pass {}/;", healthy.url()))
+        .start();
+    let waiting: Vec<_> = (0..ACCOUNTS).map(|user| send_as(&nginx, user)).collect();
+    wait_until_under_way(&nginx, ACCOUNTS);
+    eventually(SOON, "the login that hangs", || hanging.logins() == 1);
+
+    let reply = nginx.client().get(&format!("/healthy{ME}"));
+    assert_eq!((status(&reply), is_signed_in(&reply)), ("miss", true));
+    // None of the others has been given up meanwhile.
+    assert_eq!((under_way(&nginx), hanging.logins()), (ACCOUNTS, 1));
+    drop(waiting);
+}
+
+#[test]
+fn all_that_wait_for_an_npm_that_does_not_answer_fail_together() {
+    const ACCOUNTS: usize = 20;
+    let (npm, content) = (npm_with_users(ACCOUNTS).start(), quick_npm());
+    npm.fault(Fault::Hang);
+    let accounts = accounts_of_many(&npm, ACCOUNTS, "5s");
+    let nginx = busy_site(&content, 1).accounts(&accounts).start();
+    let mut waiting: Vec<_> = (0..ACCOUNTS).map(|user| send_as(&nginx, user)).collect();
+    wait_until_under_way(&nginx, ACCOUNTS);
+    for stream in &mut waiting {
+        let mut reply = String::new();
+        stream.read_to_string(&mut reply).expect("a reply");
+        assert!(reply.contains("X-Status: error"), "{reply}");
+    }
+    eventually(SOON, "a line for each", || nginx.log_lines(FAILED).len() == ACCOUNTS);
+    let lines = nginx.log_lines(FAILED);
+    assert!(lines.iter().all(|line| line.contains("did not answer within 5s")), "{lines:?}");
+    // NPM has been asked for one of them.
+    assert_eq!(npm.logins(), 1);
+
+    npm.clear_fault();
+    for user in 0..ACCOUNTS {
+        eventually(SOON, "a token", || {
+            let request = nginx.client();
+            has_token(&request.request("GET", "/echo").header("X-User", &user.to_string()).send())
+        });
+    }
+    assert_eq!(npm.logins(), 1 + ACCOUNTS);
+}
+
 /// While NPM hangs, logins are asked for again and again. They are not all done when it is back.
 #[test]
 fn logins_do_not_pile_up_while_npm_hangs() {
     const ACCOUNTS: usize = 30;
     let (npm, content) = (npm_with_users(ACCOUNTS).start(), quick_npm());
     npm.fault(Fault::Hang);
-    let account =
-        |n: usize| json!({"user": n.to_string(), "identity": identity(n), "secret": "secret"});
-    let accounts: Vec<Value> = (0..ACCOUNTS).map(account).collect();
-    let accounts = json!({"api": npm.url(), "timeout": "100ms", "accounts": accounts});
-    let nginx = busy_site(&content, 1).accounts(&accounts.to_string()).start();
+    let accounts = accounts_of_many(&npm, ACCOUNTS, "100ms");
+    let nginx = busy_site(&content, 1).accounts(&accounts).start();
     let next = AtomicUsize::new(0);
     let request = |client: &Client| {
         let number = next.fetch_add(1, Ordering::Relaxed) % ACCOUNTS;

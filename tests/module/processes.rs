@@ -390,9 +390,11 @@ fn a_worker_leaks_no_descriptor_whatever_becomes_of_its_requests() {
     let worker = nginx.worker_pids()[0];
     let client = nginx.client();
     assert!(is_signed_in(&client.get(ME)));
+    assert_eq!(status(&client.get("/gone/echo")), "error");
     let settled = || {
         let (files, threads) = (open_files(worker), threads(worker));
-        (threads.len() == 1 && under_way(&nginx) == 0).then_some(files)
+        // One thread for each NPM.
+        (threads.len() == 2 && under_way(&nginx) == 0).then_some(files)
     };
     let mut before = 0;
     eventually(SOON, "rest", || settled().inspect(|&files| before = files).is_some());
@@ -432,9 +434,14 @@ fn a_worker_leaks_no_descriptor_whatever_becomes_of_its_requests() {
 }
 
 #[test]
-fn a_worker_starts_one_thread_when_it_first_logs_in() {
-    let npm = quick_npm();
-    let nginx = busy_site(&npm, 2).start();
+fn a_worker_starts_one_thread_for_each_npm_when_it_first_logs_in_there() {
+    let (npm, another) = (quick_npm(), quick_npm());
+    let directive = "npm_token_inject another.json user=$user trust_headers=on";
+    let location = format!("{directive}; proxy_pass {}/;", another.url());
+    let nginx = busy_site(&npm, 2)
+        .file_with_mode("another.json", accounts(&another).to_string(), 0o600)
+        .location("/another/", &location)
+        .start();
     let workers = clients_by_worker(&nginx, 1);
     let mut workers = workers.iter().map(|(&pid, clients)| (pid, &clients[0]));
     let (one, client) = workers.next().expect("two workers");
@@ -453,6 +460,11 @@ fn a_worker_starts_one_thread_when_it_first_logs_in() {
     }
     assert_eq!(npm.logins(), logins + 20);
     eventually(SOON, "one thread", || threads(one) == [LOGIN_THREAD]);
+    assert!(threads(other).is_empty());
+
+    assert_eq!(status(&client.get("/another/")), "miss");
+    eventually(SOON, "two threads", || threads(one) == [LOGIN_THREAD; 2]);
+    assert_eq!(status(&client_of_other.get("/another/")), "hit");
     assert!(threads(other).is_empty());
 }
 
