@@ -29,6 +29,7 @@ use super::value::{variable_names, Value};
 use super::zone::Zone;
 use super::TokenInject;
 use crate::sso::accounts::{Accounts, AccountsError};
+use crate::sso::framing::{Framing, FramingError};
 use crate::sso::npm::BaseUrl;
 
 /// The accounts file of `npm_token_inject on`.
@@ -79,6 +80,8 @@ enum DirectiveError {
     SignOutWithoutBrowser,
     #[error("invalid value of parameter \"api\": {0}")]
     InvalidApi(String),
+    #[error("invalid value of parameter \"frame_ancestors\": {0}")]
+    InvalidFrameAncestors(#[from] FramingError),
     #[error(
         "\"{parameter}\" comes from the client: anybody could send ${variable}; \
          take it from the answer to auth_request, with auth_request_set, \
@@ -105,6 +108,7 @@ struct Parameters {
     client_token: Option<ngx_str_t>,
     browser: Option<ngx_str_t>,
     sign_out: Option<ngx_str_t>,
+    frame_ancestors: Option<ngx_str_t>,
     trust_headers: Option<ngx_str_t>,
 }
 
@@ -133,6 +137,7 @@ impl Parameters {
                 b"client_token" => ("client_token", &mut parameters.client_token),
                 b"browser" => ("browser", &mut parameters.browser),
                 b"sign_out" => ("sign_out", &mut parameters.sign_out),
+                b"frame_ancestors" => ("frame_ancestors", &mut parameters.frame_ancestors),
                 b"trust_headers" => ("trust_headers", &mut parameters.trust_headers),
                 _ => return Err(unknown()),
             };
@@ -254,6 +259,10 @@ fn parse(cf: &mut ngx_conf_t, before: &Directive) -> Result<Directive, Directive
         None => None,
     };
     let browser = browser(&parameters)?;
+    let framing = match parameters.frame_ancestors {
+        Some(list) => Framing::parse(&display(&list))?,
+        None => Framing::SELF,
+    };
 
     let mut variables = Vec::new();
     for (parameter, value) in parameters.identity() {
@@ -297,6 +306,7 @@ fn parse(cf: &mut ngx_conf_t, before: &Directive) -> Result<Directive, Directive
         client_token,
         browser,
         trust_headers,
+        framing,
         email: Identity::new("authentik_email", email),
         groups: Identity::new("authentik_groups", groups),
         variables,

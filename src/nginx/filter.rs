@@ -1,10 +1,12 @@
 //! What happens to a response.
 //!
-//! NPM's page gets its script; an error that NPM answered raises a doubt about the token.
+//! NPM's page gets its script, and says who may frame it; an error that NPM answered raises a doubt
+//! about the token.
 //!
 //! A module of its own, for a module has one place in nginx's order: the handlers of the other one
-//! may stand anywhere, this one's filters must come before `ngx_http_copy_filter_module`, whose
-//! place is the last that sees a response as the upstream sent it, uncompressed and in memory.
+//! may stand anywhere, this one's filters must come before `ngx_http_headers_filter_module`. There
+//! they see a response with the headers that `add_header` and `expires` add, still uncompressed, and
+//! in memory.
 
 use std::ffi::c_void;
 use std::ptr;
@@ -15,14 +17,15 @@ use ngx::http::HttpModuleLocationConf;
 use super::bindings::{
     ngx_chain_t, ngx_conf_t, ngx_http_module_t, ngx_http_output_body_filter_pt,
     ngx_http_output_header_filter_pt, ngx_http_request_t, ngx_http_top_body_filter,
-    ngx_http_top_header_filter, ngx_int_t, ngx_module_t, ngx_str_t, ngx_uint_t,
-    NGX_HTTP_BAD_REQUEST, NGX_HTTP_MODULE, NGX_HTTP_OK, NGX_HTTP_UNAUTHORIZED,
+    ngx_http_top_header_filter, ngx_int_t, ngx_module_t, ngx_str_t, ngx_uint_t, NGX_HTTP_MODULE,
+    NGX_HTTP_OK, NGX_HTTP_UNAUTHORIZED,
 };
 use super::context::{Page, RequestContext};
 use super::logins;
 use super::page::{self, OpenPage};
 use super::pool::OutOfMemory;
 use super::request::{is_api, Request};
+use super::respond::{may_be_page, restrict_framing};
 use super::settings::Directive;
 use super::TokenInject;
 use crate::sso::cache::Doubt;
@@ -106,19 +109,20 @@ unsafe extern "C" fn body_filter(r: *mut ngx_http_request_t, input: *mut ngx_cha
 
 /// Looks at a response that is about to begin.
 fn look_at(request: &mut Request) -> Result<(), OutOfMemory> {
+    if !request.is_main() {
+        return Ok(());
+    }
+    let Some(Directive::On(settings)) = TokenInject::location_conf(request.as_ref()) else {
+        return Ok(());
+    };
+    if may_be_page(request.as_ref()) {
+        restrict_framing(request, &settings.framing)?;
+    }
     let Some(context) = RequestContext::of(request) else {
         return Ok(());
     };
-    let r: &ngx_http_request_t = request.as_ref();
     let (page, has_token) = (context.page, context.token.is_some());
-    let (is_page, status) = (page != Page::No, r.headers_out.status as u32);
-    // In most responses there is nothing to see.
-    if !is_page && status < NGX_HTTP_BAD_REQUEST || !request.is_main() {
-        return Ok(());
-    }
-    let Some(Directive::On(settings)) = TokenInject::location_conf(r) else {
-        return Ok(());
-    };
+    let (is_page, status) = (page != Page::No, request.as_ref().headers_out.status as u32);
     if is_page && status == NGX_HTTP_OK {
         let page = page::prepare(request, settings, page, has_token)?;
         set_open_page(request, page);

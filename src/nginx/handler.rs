@@ -164,6 +164,7 @@ fn begin(request: &mut Request, settings: &Settings) -> Result<Status, OutOfMemo
     let is_cross_site = provenance.is_cross_site(Target {
         is_read: is_read(request),
         is_api: is_api(request),
+        may_be_framed: settings.framing.names_others(),
         is_https: is_https(request),
         host: host(request),
     });

@@ -154,15 +154,16 @@ mod tables {
     /// nginx places a module before all those that follow its name here (`ngx_add_module`), and
     /// runs handlers and filters from the last module to the first. So the access handler comes
     /// behind those of nginx's own modules and of any other that is linked with it, and the filters
-    /// behind the one that sees a response as the upstream sent it. The module that is not named
-    /// here stands last: its handlers run first.
+    /// behind the one that adds headers. The module that is not named here stands last: its handlers
+    /// run first.
     #[no_mangle]
-    static mut ngx_module_order: [*const c_char; 7] = [
+    static mut ngx_module_order: [*const c_char; 8] = [
         ACCESS,
         c"ngx_http_auth_request_module".as_ptr(),
         c"ngx_http_auth_basic_module".as_ptr(),
         c"ngx_http_access_module".as_ptr(),
         FILTER,
+        c"ngx_http_headers_filter_module".as_ptr(),
         c"ngx_http_copy_filter_module".as_ptr(),
         ptr::null(),
     ];

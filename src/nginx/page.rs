@@ -6,14 +6,14 @@ use std::ptr;
 use ngx::core::{NgxStr, Pool};
 
 use super::bindings::{
-    ngx_alloc_chain_link, ngx_buf_t, ngx_chain_t, ngx_http_request_t, ngx_str_t, ngx_table_elt_t,
+    ngx_alloc_chain_link, ngx_buf_t, ngx_chain_t, ngx_http_request_t, ngx_str_t,
 };
 use super::context::Page;
 use super::log::Throttle;
 use super::pool::{copy, OutOfMemory};
 use super::process::now;
 use super::request::Request;
-use super::respond::forbid_keeping;
+use super::respond::{forbid_keeping, headers, is_html};
 use super::settings::Settings;
 use crate::sso::marker::Marker;
 use crate::sso::page::{self, Place, Scanner, HELD_MAX};
@@ -79,15 +79,6 @@ pub fn marker(request: &Request, settings: &Settings) -> Result<Marker, OutOfMem
     Ok(Marker::of(user, &key, now()))
 }
 
-fn is_html(r: &ngx_http_request_t) -> bool {
-    const HTML: &[u8] = b"text/html";
-    let kind = r.headers_out.content_type.as_bytes();
-    let Some((kind, rest)) = kind.split_at_checked(HTML.len()) else {
-        return false;
-    };
-    kind.eq_ignore_ascii_case(HTML) && matches!(rest.first(), None | Some(b';' | b' ' | b'\t'))
-}
-
 fn encoding(r: &ngx_http_request_t) -> Option<ngx_str_t> {
     // SAFETY: null, or a header of the response.
     let header = unsafe { r.headers_out.content_encoding.as_ref() }?;
@@ -123,19 +114,12 @@ fn forbid_caching(r: &mut ngx_http_request_t) -> Result<(), OutOfMemory> {
     }
     r.set_allow_ranges(0);
 
-    let mut part = ptr::addr_of_mut!(r.headers_out.headers.part);
-    // SAFETY: parts are linked by valid pointers, the last one's being null; each holds nelts
-    // headers.
-    while let Some(this) = unsafe { part.as_mut() } {
-        for index in 0..this.nelts {
-            // SAFETY: as above. A header without a hash is not sent.
-            let header = unsafe { &mut *this.elts.cast::<ngx_table_elt_t>().add(index) };
-            let name = header.key.as_bytes();
-            if FORBIDDEN.iter().any(|other| name.eq_ignore_ascii_case(other)) {
-                header.hash = 0;
-            }
+    for header in headers(r) {
+        let name = header.key.as_bytes();
+        if FORBIDDEN.iter().any(|other| name.eq_ignore_ascii_case(other)) {
+            // Such a header is not sent.
+            header.hash = 0;
         }
-        part = this.next;
     }
     forbid_keeping(r)
 }

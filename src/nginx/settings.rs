@@ -12,6 +12,7 @@ use super::request::Request;
 use super::value::Value;
 use super::zone::Zone;
 use crate::sso::accounts::Accounts;
+use crate::sso::framing::Framing;
 
 /// What the module knows of the whole configuration.
 #[derive(Default)]
@@ -100,6 +101,8 @@ pub struct Settings {
     pub on_error: OnError,
     pub client_token: ClientToken,
     pub browser: Option<Browser>,
+    /// Who may frame the UI: the parameter `frame_ancestors`.
+    pub framing: Framing,
     pub email: Identity,
     pub groups: Identity,
     /// Whether the user may be one that the client says.

@@ -17,9 +17,11 @@ use super::others::Others;
 use super::pool::OutOfMemory;
 use super::process::now;
 use super::request::{is_read, Request};
-use super::respond::send_text;
+use super::respond::{restrict_framing, send_text};
+use super::settings::Directive;
 use super::{AccessPhase, TokenInject};
 use crate::sso::accounts::AccountKey;
+use crate::sso::framing::Framing;
 
 /// The content handler.
 pub unsafe extern "C" fn handle(r: *mut ngx_http_request_t) -> ngx_int_t {
@@ -71,6 +73,13 @@ fn send(request: &mut Request) -> Result<Status, OutOfMemory> {
         b"html" => (ngx_string!("text/html; charset=utf-8"), status.to_html()),
         _ => (ngx_string!("application/json"), status.to_json()),
     };
+    // Where the directive stands, the filter sees to it.
+    let directive = TokenInject::location_conf(request.as_ref());
+    if content_type.as_bytes().starts_with(b"text/html")
+        && !matches!(directive, Some(Directive::On(_)))
+    {
+        restrict_framing(request, &Framing::SELF)?;
+    }
     // Where NPM's pages get a script, this is none of them.
     if let Some(context) = RequestContext::of_mut(request) {
         context.page = Page::No;

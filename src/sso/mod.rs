@@ -6,6 +6,7 @@ pub mod accounts;
 pub mod cache;
 mod deadline;
 pub mod file;
+pub mod framing;
 pub mod marker;
 pub mod npm;
 pub mod origin;

@@ -26,6 +26,8 @@ pub struct Target<'a> {
     pub is_read: bool,
     /// It goes to NPM's API.
     pub is_api: bool,
+    /// Pages of other sites may frame it: they lead to it as a link does.
+    pub may_be_framed: bool,
     pub is_https: bool,
     pub host: &'a [u8],
 }
@@ -41,7 +43,7 @@ impl Provenance<'_> {
             }
             (Some(b"same-origin" | b"none"), _) => false,
             // A person may be led to a page, and to nothing else.
-            (Some(_), _) => !target.is_read || target.is_api || !self.is_top_level_navigation(),
+            (Some(_), _) => !target.is_read || target.is_api || !self.leads_to_page(target),
             (None, Some(origin)) => !is_same_origin(origin, target.is_https, target.host),
             (None, None) => false,
         }
@@ -58,8 +60,13 @@ impl Provenance<'_> {
         }
     }
 
-    fn is_top_level_navigation(&self) -> bool {
-        self.fetch_mode == Some(b"navigate") && self.fetch_dest == Some(b"document")
+    fn leads_to_page(&self, target: Target) -> bool {
+        let is_page = match self.fetch_dest {
+            Some(b"document") => true,
+            Some(b"iframe" | b"frame") => target.may_be_framed,
+            _ => false,
+        };
+        is_page && self.fetch_mode == Some(b"navigate")
     }
 }
 
@@ -87,8 +94,13 @@ fn without_default_port(authority: &[u8], https: bool) -> &[u8] {
 mod tests {
     use super::*;
 
-    const PAGE: Target =
-        Target { is_read: true, is_api: false, is_https: true, host: b"npm.example.com" };
+    const PAGE: Target = Target {
+        is_read: true,
+        is_api: false,
+        may_be_framed: false,
+        is_https: true,
+        host: b"npm.example.com",
+    };
 
     fn from_fetch(site: &str, mode: &str, dest: &str, is_read: bool) -> bool {
         let provenance = Provenance {
@@ -103,7 +115,7 @@ mod tests {
     fn from_origin(origin: &str, https: bool, host: &str) -> bool {
         let provenance = Provenance { origin: Some(origin.as_bytes()), ..Provenance::default() };
         let host = host.as_bytes();
-        provenance.is_cross_site(Target { is_read: false, is_api: false, is_https: https, host })
+        provenance.is_cross_site(Target { is_read: false, is_https: https, host, ..PAGE })
     }
 
     #[test]
@@ -131,6 +143,30 @@ mod tests {
             ] {
                 assert!(from_fetch(site, mode, dest, true), "{site} {mode} {dest}");
             }
+        }
+    }
+
+    #[test]
+    fn where_other_sites_may_frame_the_page_they_lead_to_it() {
+        let framed = Target { may_be_framed: true, ..PAGE };
+        for (dest, target, is_other) in [
+            ("iframe", framed, false),
+            ("frame", framed, false),
+            ("document", framed, false),
+            ("iframe", PAGE, true),
+            ("embed", framed, true),
+            ("object", framed, true),
+            ("empty", framed, true),
+            ("iframe", Target { is_read: false, ..framed }, true),
+            ("iframe", Target { is_api: true, ..framed }, true),
+        ] {
+            let provenance = Provenance {
+                fetch_site: Some(b"same-site"),
+                fetch_mode: Some(b"navigate"),
+                fetch_dest: Some(dest.as_bytes()),
+                ..Provenance::default()
+            };
+            assert_eq!(provenance.is_cross_site(target), is_other, "{dest} {target:?}");
         }
     }
 

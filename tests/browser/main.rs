@@ -3,6 +3,7 @@
 //! `TEST_NGINX` and `TEST_NGINX_MODULE` name another nginx than `build/nginx`, see [`testbed`].
 
 mod chromium;
+mod framing;
 mod opening;
 mod other_sites;
 mod passwords;

@@ -8,6 +8,7 @@ mod configuration;
 mod cross_site;
 mod failures;
 mod faults;
+mod framing;
 mod http2;
 mod identity;
 mod logins;

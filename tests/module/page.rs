@@ -543,6 +543,22 @@ fn a_page_that_nginx_serves_itself_opens_too() {
 }
 
 #[test]
+fn what_the_location_says_of_caches_is_not_said_of_the_page() {
+    let site = Site::with(|builder, pass| {
+        let lines =
+            "expires 1h;\nadd_header Cache-Control public always;\nadd_header ETag '\"x\"';\n";
+        builder.location("/kept", &format!("{}{lines}{pass}", opening(DIRECTIVE)))
+    });
+    let client = site.nginx.client();
+    site.upstream.answers(Raw::page("<head></head>"));
+    assert_opens(&site.open(&client, "/kept"), "<head>|</head>");
+    let headers = VALIDATORS.replace("text/html", "text/css");
+    site.upstream.answers(Raw::new("200 OK", &headers, b"x", Framing::Length, WHOLE));
+    let reply = site.open(&client, "/kept");
+    assert!(reply.headers.all("Cache-Control").contains(&"public"), "{reply:?}");
+}
+
+#[test]
 fn head_has_the_headers_of_get() {
     let site = Site::start();
     let client = site.nginx.client();
