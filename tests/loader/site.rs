@@ -131,7 +131,7 @@ pub fn reload_broken(nginx: &Nginx) {
 /// Tests nginx, starts it, has it reload three times, then read a wrong configuration and a right
 /// one, and end, with `assert` after each step.
 pub fn live(site: Builder, npm: &Npm, assert: fn(&Nginx, &Npm)) {
-    let is_aside = usize::from(assert == assert_aside as fn(&Nginx, &Npm));
+    let is_aside = usize::from(std::ptr::fn_addr_eq(assert, assert_aside as fn(&Nginx, &Npm)));
     let test = site.test();
     assert!(test.ok, "{test:?}");
     assert_eq!(test.output.matches(ASIDE).count(), is_aside, "{test:?}");

@@ -105,7 +105,7 @@ fn assert_renewed_one_by_one(npm: &Npm) {
 
 #[test]
 fn days_pass_under_load_and_nobody_waits_after_the_first_login() {
-    const USERS: usize = 60;
+    const USERS: usize = 20;
     let npm = npm_with_users(USERS);
     npm.set_token_lifetime(LONG_DAY);
     let nginx = site_with_users(&npm, USERS).workers(4).start();
