@@ -30,9 +30,10 @@ with = module=$(2) && TEST_NGINX='$(1)' TEST_NGINX_MODULE="$$module" exec
 setup-build setup-test: setup-%:
 	@.ci/setup $*
 
-## make module         build/nginx, and the module for it
+## make module         build/nginx, and the module for it: the loader, which nginx loads, and beside
+##                     it, in npm_token_inject, the build that it finds
 ##      NGINX=/path/nginx [NGINX_SOURCE_DIR=/path]
-##                     instead, the module for that nginx: build/<version>/*.so
+##                     instead, the module for that nginx: both files in build/<version>
 module: setup-build
 	@$(build) >/dev/null
 
@@ -90,6 +91,7 @@ lint: setup-test
 	.ci/rust-version
 	cargo clippy --locked --workspace --all-targets -- -D warnings
 	cargo clippy --locked --release --features vendored --lib -- -D warnings
+	cargo clippy --locked --profile loader --package npm_token_inject_loader -- -D warnings
 
 ## make clean          removes all that was made
 clean:

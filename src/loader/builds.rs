@@ -188,17 +188,23 @@ fn slashes_for(file: &File) -> usize {
     }
 }
 
-/// The folder of the builds, from the path by which nginx has opened the loader.
-fn folder() -> Option<Vec<u8>> {
+/// The path by which nginx has opened the loader: what `load_module` names.
+pub fn own_path() -> *const c_char {
+    static HERE: u8 = 0;
     let mut info = MaybeUninit::<libc::Dl_info>::uninit();
-    let within: *const c_void = (folder as fn() -> Option<Vec<u8>>) as *const c_void;
-    // SAFETY: dladdr fills what it is given, unless it fails; the path is ended by a null byte.
-    let path = unsafe {
-        if libc::dladdr(within, info.as_mut_ptr()) == 0 {
-            return None;
+    // SAFETY: dladdr fills what it is given, unless it fails.
+    unsafe {
+        match libc::dladdr((&raw const HERE).cast(), info.as_mut_ptr()) {
+            0 => c"npm_token_inject_loader".as_ptr(),
+            _ => info.assume_init().dli_fname,
         }
-        CStr::from_ptr(info.assume_init().dli_fname).to_bytes()
-    };
+    }
+}
+
+/// The folder of the builds, beside the loader.
+fn folder() -> Option<Vec<u8>> {
+    // SAFETY: the path is ended by a null byte.
+    let path = unsafe { CStr::from_ptr(own_path()) }.to_bytes();
     let end = path.iter().rposition(|&byte| byte == b'/')?;
     Some([path.get(..=end)?, b"npm_token_inject"].concat())
 }

@@ -22,6 +22,7 @@ mod system;
 
 use alloc::boxed::Box;
 use alloc::ffi::CString;
+use alloc::format;
 use alloc::string::String;
 use core::ffi::{c_char, c_void, CStr};
 use core::ptr;
@@ -31,9 +32,16 @@ use running::Running;
 use structures::*;
 
 /// What nginx has for one reading of its configuration, and as long as it works by that.
-enum Reading {
+struct Reading {
+    cycle: *mut ngx_cycle_t,
+    modules: Modules,
+}
+
+enum Modules {
     Build(Build),
     Aside(ngx_module_t),
+    /// Another loader has been loaded before this one: the image has one, and so has the volume.
+    Second,
 }
 
 static CORE_CONTEXT: ngx_core_module_t = ngx_core_module_t {
@@ -64,14 +72,19 @@ mod tables {
     };
 
     #[no_mangle]
-    static mut ngx_module_names: [*const c_char; MODULES + 2] = {
-        let mut names = [ptr::null(); MODULES + 2];
-        names[0] = c"ngx_npm_token_inject_loader_module".as_ptr();
-        names
-    };
+    static mut ngx_module_names: [*const c_char; MODULES + 2] = [ptr::null(); MODULES + 2];
 
     #[no_mangle]
     static mut ngx_module_order: [*const c_char; ORDER + 2] = [ptr::null(); ORDER + 2];
+
+    /// Names the loader's own module. nginx refuses a second module of the same name.
+    ///
+    /// # Safety
+    ///
+    /// As for [`fill`].
+    pub unsafe fn set_own_name(name: *const c_char) {
+        (*ptr::addr_of_mut!(ngx_module_names))[0] = name;
+    }
 
     /// Has nginx find these after the loader's own module; as many as there is room for.
     ///
@@ -115,35 +128,75 @@ extern "C" fn init() {
     unsafe {
         CORE.version = ngx_core_module.version;
         CORE.signature = ngx_core_module.signature;
+        tables::set_own_name(builds::own_path());
     }
 }
 
 /// `create_conf` of the loader's own module.
 unsafe extern "C" fn choose(cycle: *mut ngx_cycle_t) -> *mut c_void {
     // SAFETY: nginx passes the cycle that it reads the configuration for.
-    let (cycle, cleanup) = unsafe { (&*cycle, ngx_pool_cleanup_add((*cycle).pool, 0).as_mut()) };
+    let cleanup = unsafe { ngx_pool_cleanup_add((*cycle).pool, 0).as_mut() };
     let Some(cleanup) = cleanup else {
         return ptr::null_mut();
     };
-    // SAFETY: nginx's own definition, which nobody writes to.
-    let running = Running::new(unsafe { &*ptr::addr_of!(ngx_core_module) });
-    let reading = Box::into_raw(Box::new(match builds::open(&running) {
-        Ok(build) => Reading::Build(build),
-        Err(lack) => {
-            warn(cycle, aside::message(&running, &lack));
-            Reading::Aside(aside::module(&running))
-        }
-    }));
+    let reading = Box::into_raw(Box::new(Reading { cycle, modules: modules(cycle) }));
     cleanup.handler = Some(end);
     cleanup.data = reading.cast();
     // SAFETY: nginx is loading the module; `end` clears the tables before anything goes.
     unsafe {
-        match &mut *reading {
-            Reading::Build(build) => tables::fill(&build.modules, &build.order),
-            Reading::Aside(module) => tables::fill(&[(module, aside::NAME.as_ptr())], &[]),
+        match &mut (*reading).modules {
+            Modules::Build(build) => tables::fill(&build.modules, &build.order),
+            Modules::Aside(module) => tables::fill(&[(module, aside::NAME.as_ptr())], &[]),
+            Modules::Second => tables::clear(),
         }
     }
     reading.cast()
+}
+
+/// # Safety
+///
+/// nginx is reading its configuration for that cycle.
+unsafe fn modules(cycle: *mut ngx_cycle_t) -> Modules {
+    // SAFETY: as promised by the caller; nginx' own definition is not written to.
+    unsafe {
+        let latest = latest();
+        if *latest == cycle {
+            let path = display(builds::own_path());
+            warn(
+                cycle,
+                format!("npm_token_inject: {path} is not needed: there is another before it"),
+            );
+            return Modules::Second;
+        }
+        *latest = cycle;
+        let running = Running::new(&*ptr::addr_of!(ngx_core_module));
+        match builds::open(&running) {
+            Ok(build) => Modules::Build(build),
+            Err(lack) => {
+                warn(cycle, aside::message(&running, &lack));
+                Modules::Aside(aside::module(&running))
+            }
+        }
+    }
+}
+
+/// The cycle that a loader was loaded for last.
+#[no_mangle]
+static mut npm_token_inject_latest: *mut ngx_cycle_t = ptr::null_mut();
+
+/// Where the first of all loaders keeps that: nginx opens modules for all to see.
+fn latest() -> *mut *mut ngx_cycle_t {
+    // SAFETY: the program itself is open already; the name is ended by a null byte.
+    let first = unsafe {
+        let all = libc::dlopen(ptr::null(), libc::RTLD_NOW);
+        let first = libc::dlsym(all, c"npm_token_inject_latest".as_ptr());
+        libc::dlclose(all);
+        first
+    };
+    match first.is_null() {
+        true => ptr::addr_of_mut!(npm_token_inject_latest),
+        false => first.cast(),
+    }
 }
 
 /// Ends what [`choose`] began, when nginx does not need the cycle any more.
@@ -151,15 +204,22 @@ unsafe extern "C" fn end(reading: *mut c_void) {
     // SAFETY: nginx is not loading a module, and calls this once with what `choose` made.
     unsafe {
         tables::clear();
-        drop(Box::from_raw(reading.cast::<Reading>()));
+        let reading = Box::from_raw(reading.cast::<Reading>());
+        let latest = latest();
+        if *latest == reading.cycle {
+            *latest = ptr::null_mut();
+        }
     }
 }
 
-fn warn(cycle: &ngx_cycle_t, message: String) {
+/// # Safety
+///
+/// The cycle is valid.
+unsafe fn warn(cycle: *const ngx_cycle_t, message: String) {
     let message = CString::new(message).unwrap_or_default();
     // SAFETY: the cycle's log is there, and both texts are ended by a null byte.
     unsafe {
-        ngx_log_error_core(NGX_LOG_WARN, cycle.log, 0, c"%s".as_ptr(), message.as_ptr());
+        ngx_log_error_core(NGX_LOG_WARN, (*cycle).log, 0, c"%s".as_ptr(), message.as_ptr());
     }
 }
 

@@ -3,6 +3,7 @@
 use std::ffi::CString;
 use std::fs;
 use std::os::unix::ffi::OsStrExt;
+use std::process::Command;
 
 use sha2::{Digest, Sha256};
 use testbed::nginx::binary;
@@ -17,7 +18,7 @@ fn the_build_for_this_nginx_takes_its_place_among_builds_for_others() {
     for (name, content) in others() {
         installed.put(&name, &content);
     }
-    live(site(&npm, &installed), &npm, assert_injects);
+    live(site(&npm, &installed), &npm, Module::Injects);
 }
 
 #[test]
@@ -27,16 +28,16 @@ fn with_builds_for_others_alone_nginx_runs_on() {
     for (name, content) in others() {
         installed.put(&name, &content);
     }
-    live(site_with_anything(&npm, &installed), &npm, assert_aside);
+    live(site_with_anything(&npm, &installed), &npm, Module::StandsAside);
 }
 
 #[test]
 fn with_no_build_nginx_runs_on() {
     let npm = npm();
     let installed = Installed::new();
-    live(site_with_anything(&npm, &installed), &npm, assert_aside);
+    live(site_with_anything(&npm, &installed), &npm, Module::StandsAside);
     fs::remove_dir(installed.folder()).expect("an empty folder");
-    live(site_with_anything(&npm, &installed), &npm, assert_aside);
+    live(site_with_anything(&npm, &installed), &npm, Module::StandsAside);
 }
 
 /// What lies under the name of the fitting build, and why it cannot be used.
@@ -83,7 +84,7 @@ fn with_a_build_that_is_broken_nginx_runs_on_and_the_log_says_why() {
         let test = site.test();
         let expected = format!("{} cannot be used: ", fitting_name());
         assert!(test.output.contains(&expected) && test.output.contains(why), "{why}: {test:?}");
-        live(site, &npm, assert_aside);
+        live(site, &npm, Module::StandsAside);
     }
 }
 
@@ -96,7 +97,7 @@ fn a_build_for_another_version_under_the_name_of_the_fitting_one_is_not_used() {
         }
         let installed = Installed::new();
         installed.put(&fitting_name(), &content);
-        live(site_with_anything(&npm, &installed), &npm, assert_aside);
+        live(site_with_anything(&npm, &installed), &npm, Module::StandsAside);
     }
 }
 
@@ -115,7 +116,7 @@ fn what_is_no_file_under_the_name_of_the_fitting_build_is_not_waited_for() {
         }
         let site = site_with_anything(&npm, &installed);
         assert!(site.test().output.contains("it is not a regular file"));
-        live(site, &npm, assert_aside);
+        live(site, &npm, Module::StandsAside);
     }
 }
 
@@ -150,12 +151,15 @@ fn an_nginx_without_a_build_id_is_known_by_the_sha256_of_its_file() {
     let note = |kind| [&[4, 0, 0, 0, 20, 0, 0, 0, kind, 0, 0, 0][..], b"GNU\0"].concat();
     let nginx = patched(&fs::read(binary()).expect("nginx"), &note(3), &note(0x7f));
     let program = installed.folder().join("nginx");
-    fs::copy(binary(), &program).expect("a copy");
-    fs::write(&program, &nginx).expect("a copy");
+    // By a process of its own: a program that a process of ours had open could not be started.
+    fs::write(program.with_extension("bytes"), &nginx).expect("a file in a new folder");
+    let mut install = Command::new("install");
+    let done = install.arg(program.with_extension("bytes")).arg(&program).status();
+    assert!(done.is_ok_and(|status| status.success()));
     let site = site(&npm, &installed).binary(&program);
-    live(site.clone(), &npm, assert_aside);
+    live(site.clone(), &npm, Module::StandsAside);
 
     let sum: String = Sha256::digest(&nginx).iter().map(|byte| format!("{byte:02x}")).collect();
     installed.put(&format!("{}-{sum}.so", version(&fitting_name())), &fitting());
-    live(site, &npm, assert_injects);
+    live(site, &npm, Module::Injects);
 }

@@ -7,6 +7,8 @@ use std::process::Command;
 use tempfile::TempDir;
 use testbed::nginx::{binary, module};
 
+use crate::site::Module;
+
 /// A loader that is installed.
 pub struct Installed {
     folder: TempDir,
@@ -29,9 +31,12 @@ impl Installed {
         installed
     }
 
-    /// Whether there is any build.
-    pub fn holds_build(&self) -> bool {
-        fs::read_dir(self.folder()).is_ok_and(|mut entries| entries.next().is_some())
+    /// What becomes of a request where this is loaded, and the fitting build alone may be there.
+    pub fn module(&self) -> Module {
+        match self.folder().join(fitting_name()).exists() {
+            true => Module::Injects,
+            false => Module::StandsAside,
+        }
     }
 
     /// What `load_module` names.

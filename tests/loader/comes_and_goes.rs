@@ -102,9 +102,8 @@ fn an_old_worker_keeps_the_build_that_it_has() {
 fn the_loader_comes_and_goes_with_its_line() {
     let npm = npm();
     for installed in [Installed::new(), Installed::fitting()] {
-        let assert = if installed.holds_build() { assert_injects } else { assert_aside };
         let mut nginx = site(&npm, &installed).start();
-        assert(&nginx, &npm);
+        installed.module().assert(&nginx, &npm);
         let with = std::fs::read_to_string(nginx.dir().join("nginx.conf")).expect("nginx.conf");
         for _ in 0..3 {
             nginx.write_file("nginx.conf", without_module(&with));
@@ -112,9 +111,37 @@ fn the_loader_comes_and_goes_with_its_line() {
             assert_eq!(nginx.client().get("/bare").status, 200);
             nginx.write_file("nginx.conf", &with);
             nginx.reload();
-            assert(&nginx, &npm);
+            installed.module().assert(&nginx, &npm);
         }
         assert!(nginx.quit().success());
+    }
+}
+
+#[test]
+fn the_loader_of_the_image_and_that_of_the_volume_take_nothing_down() {
+    let npm = npm();
+    for (first, second) in
+        [(Installed::fitting(), Installed::new()), (Installed::new(), Installed::fitting())]
+    {
+        let line = format!("load_module {};", second.loader().display());
+        let nginx = site(&npm, &first).main(&line).start();
+        let with = std::fs::read_to_string(nginx.dir().join("nginx.conf")).expect("nginx.conf");
+        let unneeded = format!("{} is not needed", second.loader().display());
+        assert!(!nginx.log_lines(&unneeded).is_empty());
+        for _ in 0..3 {
+            first.module().assert(&nginx, &npm);
+            reload_broken(&nginx);
+            first.module().assert(&nginx, &npm);
+            nginx.reload();
+        }
+        // The first one goes: the second takes its place.
+        let first_line = format!("load_module {};", first.loader().display());
+        nginx.write_file("nginx.conf", with.replace(&first_line, ""));
+        nginx.reload();
+        second.module().assert(&nginx, &npm);
+        nginx.write_file("nginx.conf", with);
+        nginx.reload();
+        first.module().assert(&nginx, &npm);
     }
 }
 

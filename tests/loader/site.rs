@@ -77,6 +77,22 @@ fn arrived(npm: &Npm) -> Vec<String> {
     request.authorization().into_iter().map(str::to_owned).collect()
 }
 
+/// What becomes of a request.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Module {
+    Injects,
+    StandsAside,
+}
+
+impl Module {
+    pub fn assert(self, nginx: &Nginx, npm: &Npm) {
+        match self {
+            Self::Injects => assert_injects(nginx, npm),
+            Self::StandsAside => assert_aside(nginx, npm),
+        }
+    }
+}
+
 /// The module does its work.
 pub fn assert_injects(nginx: &Nginx, npm: &Npm) {
     for path in [ME, &format!("/passed{ME}")] {
@@ -129,24 +145,24 @@ pub fn reload_broken(nginx: &Nginx) {
 }
 
 /// Tests nginx, starts it, has it reload three times, then read a wrong configuration and a right
-/// one, and end, with `assert` after each step.
-pub fn live(site: Builder, npm: &Npm, assert: fn(&Nginx, &Npm)) {
-    let is_aside = usize::from(std::ptr::fn_addr_eq(assert, assert_aside as fn(&Nginx, &Npm)));
+/// one, and end, and looks at requests after each step.
+pub fn live(site: Builder, npm: &Npm, module: Module) {
+    let is_aside = usize::from(module == Module::StandsAside);
     let test = site.test();
     assert!(test.ok, "{test:?}");
     assert_eq!(test.output.matches(ASIDE).count(), is_aside, "{test:?}");
 
     let mut nginx = site.start();
-    assert(&nginx, npm);
+    module.assert(&nginx, npm);
     assert_eq!(times_aside(&nginx), is_aside);
     for _ in 0..3 {
         nginx.reload();
-        assert(&nginx, npm);
+        module.assert(&nginx, npm);
     }
     reload_broken(&nginx);
-    assert(&nginx, npm);
+    module.assert(&nginx, npm);
     nginx.reload();
-    assert(&nginx, npm);
+    module.assert(&nginx, npm);
     // Once for each reading of the configuration.
     assert_eq!(times_aside(&nginx), 6 * is_aside);
 
