@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use ngx::core::NgxStr;
 
 use super::bindings::ngx_conf_t;
+use crate::sso::time::is_ahead;
 use crate::sso::token::Millis;
 
 macro_rules! log_error {
@@ -55,7 +56,7 @@ impl Throttle {
 
     /// Whether a message may be logged now.
     pub fn lets_through(&self, now: Millis) -> bool {
-        let quiet = now < self.quiet_until.load(Ordering::Relaxed);
+        let quiet = is_ahead(self.quiet_until.load(Ordering::Relaxed), now, Self::INTERVAL);
         if !quiet {
             self.quiet_until.store(now + Self::INTERVAL, Ordering::Relaxed);
         }

@@ -10,7 +10,7 @@ use std::io;
 use std::ptr::{self, NonNull};
 use std::sync::atomic::Ordering;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::bindings::{
     ngx_add_timer, ngx_close_connection, ngx_connection_t, ngx_del_timer, ngx_event_t,
@@ -28,9 +28,6 @@ use crate::sso::token::{Millis, Token};
 
 /// How often a worker looks whether another one's login has ended. Milliseconds.
 const TICK: usize = 5;
-
-/// How long after its last possible end a login counts as lost. Milliseconds.
-const CLAIM_GRACE: Millis = 1_000;
 
 thread_local! {
     static LOGINS: RefCell<Logins> = RefCell::default();
@@ -56,10 +53,11 @@ struct Tick {
     connection: ngx_connection_t,
 }
 
-/// Those that wait for one account's token, in the order of their coming, and until when.
+/// Those that wait for one account's token, in the order of their coming, and until when. (No clock
+/// that may be set tells that.)
 struct Group {
     account: Arc<Account>,
-    waiting: VecDeque<(Ticket, Millis)>,
+    waiting: VecDeque<(Ticket, Instant)>,
     /// Whether a thread of this worker's has been asked to log in.
     asked: bool,
 }
@@ -122,9 +120,7 @@ fn with_logins<T>(zone: Zone, work: impl FnOnce(&mut Logins) -> T) -> T {
 }
 
 fn claim(account: &Account, now: Millis) -> Claim {
-    // A renewal that NPM refuses is followed by a login.
-    let longest = 2 * account.issuer.timeout().as_millis() as Millis;
-    Claim { by: process(), until: now + longest + CLAIM_GRACE }
+    Claim::new(process(), now, account.issuer.timeout())
 }
 
 /// Renews a token, as promised. Nobody waits for it.
@@ -156,7 +152,7 @@ pub fn wait(
         if claim && !asked && !logins.ask(account, Task::LogIn) {
             return None;
         }
-        let deadline = now() + account.issuer.timeout().as_millis() as Millis;
+        let deadline = Instant::now() + account.issuer.timeout();
         let group = logins.groups.entry(account.key).or_insert_with(|| Group {
             account: account.clone(),
             waiting: VecDeque::new(),
@@ -308,7 +304,7 @@ impl Logins {
         let Some(zone) = self.zone else {
             return;
         };
-        let now = now();
+        let now = Instant::now();
         let mut settled = Vec::new();
         let mut claimed = Vec::new();
         let mut renewed = Vec::new();

@@ -5,7 +5,7 @@ use std::ffi::c_void;
 use ngx::core::Pool;
 use ngx::http::HttpModule;
 
-use super::bindings::{ngx_http_request_t, ngx_log_t, NGX_HTTP_GET, NGX_HTTP_HEAD};
+use super::bindings::{ngx_http_request_t, ngx_log_t, ngx_uint_t, NGX_HTTP_GET, NGX_HTTP_HEAD};
 use super::TokenInject;
 use crate::sso::path;
 
@@ -83,9 +83,24 @@ pub fn is_https(request: &Request) -> bool {
     unsafe { !(*request.as_ref().connection).ssl.is_null() }
 }
 
-/// The `Host` that the client sent, or its equivalent in HTTP/2.
+/// `NGX_HTTP_VERSION_30`, which nginx has no name for before 1.25.
+const HTTP_3: ngx_uint_t = 3000;
+
+/// The host that the client asked, with its port: the header `Host`, which nginx makes of
+/// `:authority` in HTTP/2, and in HTTP/3 that itself.
 pub fn host(request: &Request) -> &[u8] {
     let r: &ngx_http_request_t = request.as_ref();
     // SAFETY: null, or a header of the request.
-    unsafe { r.headers_in.host.as_ref() }.map_or(&[], |host| host.value.as_bytes())
+    if let Some(host) = unsafe { r.headers_in.host.as_ref() } {
+        return host.value.as_bytes();
+    }
+    if r.http_version != HTTP_3 || r.host_start.is_null() {
+        return &[];
+    }
+    // SAFETY: ngx_http_v3_process_pseudo_header sets both to one text, which lives as long as the
+    // request's connection.
+    unsafe {
+        let len = r.host_end.offset_from(r.host_start);
+        std::slice::from_raw_parts(r.host_start, usize::try_from(len).unwrap_or_default())
+    }
 }

@@ -23,7 +23,7 @@ use super::npm::{self, BaseUrl, Credentials, Issuer, Role};
 use super::secret::Secret;
 
 /// The longest `timeout`: nobody waits longer for a page.
-const TIMEOUT_MAX: Duration = Duration::from_secs(60);
+pub const TIMEOUT_MAX: Duration = Duration::from_secs(60);
 
 /// What Authentik says of the user whose request this is. An empty value is one that it did not
 /// say.

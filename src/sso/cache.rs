@@ -6,11 +6,13 @@
 
 use std::cmp::Reverse;
 use std::sync::atomic::{compiler_fence, Ordering};
+use std::time::Duration;
 
-use super::accounts::AccountKey;
+use super::accounts::{AccountKey, TIMEOUT_MAX};
 use super::marker::MarkerKey;
 use super::npm::{LoginError, Role};
 use super::status::{AccountStatus, Counters, State, Status, Totals};
+use super::time::{is_ahead, is_recent};
 use super::token::{Millis, Token, AUTHORIZATION_MAX};
 
 /// How many accounts the table holds. Beyond, the least recently used one is forgotten.
@@ -23,6 +25,12 @@ const REFUSED_PAUSE: Millis = 60_000;
 /// up to the last.
 const FIRST_PAUSE: Millis = 1_000;
 const LAST_PAUSE: Millis = 30_000;
+
+/// How long after its last possible end a login counts as lost.
+const CLAIM_GRACE: Millis = 1_000;
+
+/// The longest promise: a renewal that NPM refuses is followed by a login.
+const LAST_CLAIM: Millis = 2 * TIMEOUT_MAX.as_millis() as Millis + CLAIM_GRACE;
 
 /// NPM is asked no more often than this whether it still takes an account's token.
 const CHECK_INTERVAL: Millis = 10_000;
@@ -114,7 +122,14 @@ impl Slot {
     }
 
     fn is_claimed(&self, now: Millis, is_alive: impl FnOnce(Pid) -> bool) -> bool {
-        self.claimed_by != 0 && self.claimed_until > now && is_alive(self.claimed_by)
+        self.claimed_by != 0
+            && is_ahead(self.claimed_until, now, LAST_CLAIM)
+            && is_alive(self.claimed_by)
+    }
+
+    /// When a login may be tried again, if not yet.
+    fn pauses_until(&self, now: Millis) -> Option<Millis> {
+        is_ahead(self.retry_at, now, REFUSED_PAUSE).then_some(self.retry_at)
     }
 
     fn claim(&mut self, claim: Claim) {
@@ -161,14 +176,14 @@ impl Slot {
             state: match () {
                 () if self.use_until > now => State::SignedIn,
                 () if self.is_claimed(now, |_| true) => State::SigningIn,
-                () if self.retry_at > now => State::Failing,
+                () if self.pauses_until(now).is_some() => State::Failing,
                 () => State::Idle,
             },
             token_expires: moment(self.expires_at).filter(|_| self.use_until > now),
             last_login: moment(self.issued_at),
             last_failure: moment(self.failed_at),
             last_error: moment(self.failed_at).map(|_| self.error.get()),
-            next_try: moment(self.retry_at).filter(|&at| at > now),
+            next_try: self.pauses_until(now),
             counters: self.counters,
         }
     }
@@ -195,6 +210,13 @@ pub struct Claim {
     pub by: Pid,
     /// When the promise is void.
     pub until: Millis,
+}
+
+impl Claim {
+    /// The promise of a process, where NPM may take `timeout` for each answer.
+    pub fn new(by: Pid, now: Millis, timeout: Duration) -> Self {
+        Self { by, until: now + 2 * timeout.as_millis() as Millis + CLAIM_GRACE }
+    }
 }
 
 /// Why a token is doubted.
@@ -255,8 +277,9 @@ impl Table {
     ) -> Access<'_> {
         let slot = self.slot(key, hint, now);
         if slot.use_until > now && slot.is_refused == 0 {
-            let renew =
-                slot.renew_at <= now && slot.retry_at <= now && !slot.is_claimed(now, is_alive);
+            let renew = slot.renew_at <= now
+                && slot.pauses_until(now).is_none()
+                && !slot.is_claimed(now, is_alive);
             if renew {
                 slot.claim(claim);
             }
@@ -266,8 +289,8 @@ impl Table {
         if slot.is_claimed(now, is_alive) {
             return Access::Wait;
         }
-        if slot.retry_at > now {
-            return Access::Pause(slot.retry_at);
+        if let Some(retry_at) = slot.pauses_until(now) {
+            return Access::Pause(retry_at);
         }
         slot.claim(claim);
         Access::LogIn
@@ -353,11 +376,12 @@ impl Table {
         let slot = self.slot(key, &mut 0, now);
         let is_refused = doubt == Doubt::Refused;
         let last = if is_refused { slot.refused_at } else { slot.checked_at };
-        if slot.issue != issue || slot.use_until <= now || last + CHECK_INTERVAL > now {
+        if slot.issue != issue || slot.use_until <= now || is_recent(last, now, CHECK_INTERVAL) {
             return false;
         }
         slot.is_refused |= u64::from(is_refused);
-        let is_doubted = (is_refused || slot.retry_at <= now) && !slot.is_claimed(now, is_alive);
+        let is_doubted =
+            (is_refused || slot.pauses_until(now).is_none()) && !slot.is_claimed(now, is_alive);
         if is_doubted {
             slot.checked_at = now;
             if is_refused {
@@ -389,7 +413,7 @@ impl Table {
             slot.forget_token();
         }
         slot.claim(claim);
-        let is_first = slot.revoked_at + CHECK_INTERVAL <= now;
+        let is_first = !is_recent(slot.revoked_at, now, CHECK_INTERVAL);
         slot.revoked_at = now;
         is_first
     }
@@ -597,6 +621,44 @@ mod tests {
     }
 
     #[test]
+    fn after_a_clock_that_steps_back_nothing_is_waited_for_that_lies_hours_ahead() {
+        const HOUR: Millis = 3_600_000;
+        let (now, back) = (NOW, NOW - HOUR);
+        let at = |now| Claim::new(10, now, TIMEOUT_MAX);
+        let access =
+            |table: &mut Table, now| match table.access(&key(1), &mut 0, now, at(now), |_| true) {
+                Access::Fresh { renew, .. } => format!("fresh, renew: {renew}"),
+                other => format!("{other:?}"),
+            };
+
+        // The longest promise of all holds, and is void when the clock has stepped back.
+        let mut table = table();
+        assert_eq!(access(&mut table, now), "LogIn");
+        assert_eq!(access(&mut table, now), "Wait");
+        assert_eq!(access(&mut table, back), "LogIn");
+        assert_eq!(access(&mut table, back), "Wait");
+
+        // So does the longest pause.
+        let retry_at = table.fail(&key(1), &LoginError::Refused, now);
+        assert_eq!(access(&mut table, now), format!("Pause({retry_at})"));
+        assert_eq!(table.status(back, |_, _| true).accounts[0].next_try, None);
+        assert_eq!(access(&mut table, back), "LogIn");
+
+        // And a token is doubted again.
+        let issue = table.store(&key(1), (&token(86_400_000), Role::Standard), false, now);
+        for doubt in [Doubt::Error, Doubt::Refused] {
+            for now in [now, back] {
+                assert!(table.doubt(&key(1), issue, doubt, now, at(now), |_| true), "{doubt:?}");
+                table.let_be(&key(1), issue, None, now);
+                assert!(!table.doubt(&key(1), issue, doubt, now, at(now), |_| true), "{doubt:?}");
+            }
+        }
+        assert!(table.revoke(&key(1), issue, at(now), now));
+        assert!(!table.revoke(&key(1), issue, at(now), now));
+        assert!(table.revoke(&key(1), issue, at(back), back));
+    }
+
+    #[test]
     fn a_refused_secret_is_not_tried_again_for_a_minute() {
         let mut table = table();
         assert_eq!(table.fail(&key(1), &LoginError::Refused, NOW), NOW + 60_000);
@@ -757,16 +819,16 @@ mod tests {
             table.store(&key(n), (&token, Role::Standard), false, NOW);
         }
         let first = NOW + 24 * HOUR * 4 / 5;
-        let mut waves = Vec::new();
+        let (mut left, mut waves) = (keys.clone(), Vec::new());
         for minutes in (0..=72).step_by(6) {
             let now = first + minutes * 60_000;
-            let claim = Claim { by: 10, until: now + HOUR * 24 };
-            let mut renewals = 0;
-            for &n in &keys {
+            let claim = Claim { by: 10, until: now + 6_000 };
+            let before = left.len();
+            left.retain(|&n| {
                 let found = table.access(&key(n), &mut 0, now, claim, |_| true);
-                renewals += usize::from(matches!(found, Access::Fresh { renew: true, .. }));
-            }
-            waves.push(renewals);
+                !matches!(found, Access::Fresh { renew: true, .. })
+            });
+            waves.push(before - left.len());
         }
         assert_eq!(waves.iter().sum::<usize>(), keys.len(), "{waves:?}");
         assert!(waves.iter().all(|&wave| wave < keys.len() / 5), "{waves:?}");
