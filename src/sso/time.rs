@@ -8,10 +8,14 @@ use time::OffsetDateTime;
 
 use super::token::Millis;
 
+/// By how much a worker's clock may lag behind another's: each is set once in a turn of its event
+/// loop. Milliseconds.
+const LAG: Millis = 5_000;
+
 /// Whether a moment lies ahead, by at most its longest span. If by more, the clock has stepped back
 /// since it was noted, and nothing waits for it: it would be hours.
 pub fn is_ahead(at: Millis, now: Millis, longest: Millis) -> bool {
-    at > now && at - now <= longest
+    at > now && at - now <= longest + LAG
 }
 
 /// Whether something was less than `span` ago. A moment that lies ahead by less counts too: the
@@ -44,8 +48,8 @@ mod tests {
             (0, false),
             (now, false),
             (now + 1, true),
-            (now + 10_000, true),
-            (now + 10_001, false),
+            (now + 10_000 + LAG, true),
+            (now + 10_001 + LAG, false),
             (Millis::MAX, false),
         ] {
             assert_eq!(is_ahead(at, now, 10_000), expected, "{at}");
