@@ -51,7 +51,7 @@ newer: module
 
 ## make test           every test, on build/nginx, on one laid out as newer ones, and on Debian's
 test: setup-test debian newer
-	cargo test --locked --workspace --lib --bins
+	cargo test --locked --workspace --exclude npm_token_inject_loader --lib --bins
 	cargo test --locked --workspace --doc
 	@# One after the other: these stop servers, whose ports another test could take meanwhile.
 	@$(call with,$(CURDIR)/build/nginx,$$(.ci/module)) cargo test --locked -p testbed --test '*' -- --test-threads 1
