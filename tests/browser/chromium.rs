@@ -154,10 +154,12 @@ pub struct Tab {
 }
 
 impl Tab {
-    /// Opens a URL, as by the address bar.
+    /// Opens a URL, as by the address bar, and waits until its page has taken the place of the one
+    /// before.
     pub fn open(&self, url: &str) {
+        self.run("window.isLeft = true");
         self.page.navigate_to(url).unwrap_or_else(|error| panic!("{url}: {error}"));
-        self.until("document.readyState === 'complete'");
+        self.until("!window.isLeft && document.readyState === 'complete'");
     }
 
     /// Loads the page anew, as by the button.
