@@ -23,7 +23,9 @@ use super::request::Request;
 use super::settings::{Granted, MainConf};
 use super::{AccessPhase, TokenInject};
 
-/// What this module's context says after an internal redirect. Neither is a pointer.
+/// What this module's context says, from the first phase on, and after an internal redirect. None is
+/// a pointer.
+const NOT_REDIRECTED: usize = 3;
 const HAD_BEEN_GRANTED: usize = 1;
 const HAD_NOT_BEEN_GRANTED: usize = 2;
 
@@ -61,7 +63,17 @@ unsafe extern "C" fn not_found(
     Status::NGX_OK.into()
 }
 
-/// A main request has been redirected internally, and its location's rewrite phase begins, maybe
+/// A request has come from the client. From here on a `rewrite` may make it an internal one, which is
+/// no redirect.
+pub fn note_arrival(request: &mut Request) {
+    // SAFETY: the slot is the request's own.
+    let what = unsafe { &mut *slot(request, AccessPhase::module().ctx_index) };
+    if request.is_main() && request.as_ref().internal() == 0 {
+        *what = std::ptr::without_provenance_mut(NOT_REDIRECTED);
+    }
+}
+
+/// A main request is an internal one, maybe for a redirect, and its location's rewrite phase begins, maybe
 /// not for the first time.
 pub fn note_redirect(request: &mut Request) {
     let had_been = slot(request, AccessPhase::module().ctx_index);
@@ -90,8 +102,9 @@ pub fn note_access(request: &mut Request) {
 pub fn is_granted(request: &Request) -> bool {
     let auth_request = || TokenInject::main_conf(request.as_ref())?.granted?.auth_request;
     // SAFETY: the slots are the request's.
+    let what = unsafe { *slot(request, AccessPhase::module().ctx_index) }.addr();
     request.as_ref().internal() == 0
-        || unsafe { *slot(request, AccessPhase::module().ctx_index) }.addr() == HAD_BEEN_GRANTED
+        || matches!(what, NOT_REDIRECTED | HAD_BEEN_GRANTED)
         || auth_request().is_some_and(|index| unsafe { !(*slot(request, index)).is_null() })
 }
 

@@ -7,7 +7,7 @@
 //! phase, and later handlers are not called (`ngx_http_core_access_phase`). There, and only there,
 //! the same handler acts in the next phase that there is for it, precontent: see [`acts_in`].
 //!
-//! Another one stands in the rewrite phase, for requests that are redirected internally.
+//! Two others stand in the rewrite phases, for requests that are redirected internally.
 
 use std::rc::Rc;
 use std::sync::Arc;
@@ -35,6 +35,13 @@ use crate::sso::accounts::{Account, Authorization, Visitor};
 use crate::sso::npm::Role;
 use crate::sso::origin::Target;
 use crate::sso::token::is_live_npm_token;
+
+/// The handler of the server's rewrite phase, the first in which the module has one.
+pub extern "C" fn arrive(r: *mut ngx_http_request_t) -> ngx_int_t {
+    // SAFETY: nginx passes a request that is valid for the call.
+    granted::note_arrival(unsafe { Request::from_ngx_http_request(r) });
+    Status::NGX_DECLINED.into()
+}
 
 /// The handler of the rewrite phase: takes back what the module did to a request in the
 /// location that it has been redirected from.

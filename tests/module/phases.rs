@@ -500,6 +500,28 @@ fn a_rewritten_request_gets_the_token_of_the_location_where_it_ends() {
     }
 }
 
+/// A `rewrite` makes a request an internal one, but no redirected one.
+#[test]
+fn a_rewritten_request_gets_its_token_where_no_location_asks_authentik_too() {
+    let world = World::under(satisfy());
+    let npm = world.npm.url();
+    let directive = "npm_token_inject accounts.json user=$http_x_user trust_headers=on;";
+    let end = format!("{SHOWN}\n{directive}\nproxy_pass {npm};");
+    let nginx = world
+        .nginx()
+        .server("rewrite ^/server/(.*) /echo/$1;")
+        .location("/echo/", &end)
+        .location("/break/", &format!("rewrite ^/break/(.*) /echo/$1 break;\n{end}"))
+        .location("/last/", "rewrite ^/last/(.*) /echo/$1 last;")
+        .start();
+    let client = nginx.client();
+    for path in ["/echo/x", "/break/x", "/last/x", "/server/x"] {
+        client.request("GET", path).header("X-User", "akadmin").send();
+        assert_eq!(world.carried_to("/echo/x"), ADMINS, "{path}");
+        world.npm.forget_requests();
+    }
+}
+
 #[test]
 fn who_is_not_signed_in_goes_to_authentik_by_a_named_location() {
     let world = World::under(satisfy());
