@@ -24,7 +24,7 @@ const DAY: Duration = Duration::from_secs(6);
 
 /// The same, where much happens in a day that must be over before its last tenth: a tenth of this
 /// is long enough for a machine that has much to do.
-const LONG_DAY: Duration = Duration::from_secs(10);
+const LONG_DAY: Duration = Duration::from_secs(20);
 
 /// No two renewals of a token are closer to each other than this: NPM's dates are whole seconds,
 /// so that the module takes a token's life for one less, and uses at least four fifths of that.
