@@ -86,6 +86,8 @@ impl World {
             .accounts(&accounts(&npm).to_string())
             .quiet()
             .http(LOG)
+            // So that an old worker does not wait for what a browser has connected in advance.
+            .http("client_header_timeout 2s;")
             .server("access_log access.log token;");
         let host = match scheme.tls() {
             Some(tls) => host.tls(&tls),

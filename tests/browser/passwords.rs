@@ -43,7 +43,7 @@ fn assert_reloads(world: &World, count: usize) {
 /// What the accounts file says is what NPM knows, from now on.
 fn mend_accounts(world: &World) {
     world.nginx.write_accounts(&accounts(&world.npm).to_string());
-    world.nginx.reload();
+    world.nginx.reload_and_retire();
 }
 
 /// NPM's own login page, with nothing left in the storage, after one reload.

@@ -545,6 +545,21 @@ impl Nginx {
         assert!(taken_over && !refused, "nginx did not reload:\n{}", log());
     }
 
+    /// As [`Self::reload`], and waits until the old workers have ended. Until then they answer on
+    /// connections on which nothing has been sent yet, and browsers open such ones in advance;
+    /// `client_header_timeout` bounds that.
+    ///
+    /// # Panics
+    ///
+    /// When they do not end.
+    pub fn reload_and_retire(&self) {
+        let old = self.worker_pids();
+        self.reload();
+        eventually(TIMEOUT, "the old workers to end", || {
+            !old.iter().any(|&pid| is_child_of(pid, self.master_pid()))
+        });
+    }
+
     /// The error log so far, with what nginx said before it had one. At debug level, where nginx
     /// was built with it.
     pub fn error_log(&self) -> String {
@@ -693,13 +708,20 @@ pub fn worker_pids_of(master: u32) -> Vec<u32> {
 }
 
 fn is_worker_of(pid: u32, master: u32) -> bool {
-    let read = |name: &str| fs::read_to_string(format!("/proc/{pid}/{name}")).unwrap_or_default();
-    let stat = read("stat");
-    // After "PID (NAME)" come the state and the parent.
-    let parent = stat.rsplit_once(')').and_then(|(_, rest)| rest.split_whitespace().nth(1));
-    if parent != Some(&master.to_string()) {
+    if !is_child_of(pid, master) {
         return false;
     }
-    let title = read("cmdline");
+    let title = read_of_process(pid, "cmdline");
     title.contains("worker process") && !title.contains("shutting down")
+}
+
+fn is_child_of(pid: u32, parent: u32) -> bool {
+    let stat = read_of_process(pid, "stat");
+    // After "PID (NAME)" come the state and the parent.
+    let found = stat.rsplit_once(')').and_then(|(_, rest)| rest.split_whitespace().nth(1));
+    found == Some(&parent.to_string())
+}
+
+fn read_of_process(pid: u32, name: &str) -> String {
+    fs::read_to_string(format!("/proc/{pid}/{name}")).unwrap_or_default()
 }
