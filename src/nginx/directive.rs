@@ -21,6 +21,7 @@ use super::bindings::{
 use super::bindings::{ngx_http_regex_compile, ngx_regex_compile_t};
 use super::log::place;
 use super::others;
+use super::process::is_cold_start;
 use super::settings::{
     AuthRequestSet, Browser, ClientToken, Directive, Identity, OnError, Settings,
 };
@@ -295,7 +296,19 @@ fn parse(cf: &mut ngx_conf_t, before: &Directive) -> Result<Directive, Directive
     let credentials = compile(parameters.credentials)?;
     compile(parameters.name)?;
 
-    let accounts = load_accounts(cf, file, api, credentials.is_some())?;
+    let accounts = match load_accounts(cf, file, api, credentials.is_some()) {
+        Err(DirectiveError::Accounts(error)) if is_cold_start(cf) => {
+            ngx_conf_log_error!(
+                NGX_LOG_EMERG,
+                cf,
+                "npm_token_inject: {}; mend it and reload nginx, which starts all the same: nobody \
+                 is signed in by the directive",
+                error
+            );
+            None
+        }
+        result => Some(result?),
+    };
     let zone = Zone::request(cf).ok_or(DirectiveError::Nginx)?;
     let settings = Rc::new(Settings {
         zone,

@@ -31,7 +31,7 @@ use super::settings::{ClientToken, Directive, OnError, Settings};
 use super::tokens_answer;
 use super::waiting::{self, Outcome};
 use super::TokenInject;
-use crate::sso::accounts::{Account, Authorization, Visitor};
+use crate::sso::accounts::{Account, Accounts, Authorization, Visitor};
 use crate::sso::npm::Role;
 use crate::sso::origin::Target;
 use crate::sso::token::is_live_npm_token;
@@ -176,9 +176,9 @@ fn begin(request: &mut Request, settings: &Settings) -> Result<Status, OutOfMemo
         host: host(request),
     });
     // Under `deny`, whoever has no account is denied whatever they send: that comes first.
-    let account = match is_cross_site {
-        true => None,
-        false => find_account(request, settings, user)?,
+    let account = match &settings.accounts {
+        Some(accounts) if !is_cross_site => find_account(request, settings, accounts, user)?,
+        _ => None,
     };
     let page = match settings.browser {
         Some(_) if !is_read(request) || is_api(request) => Page::No,
@@ -196,9 +196,13 @@ fn begin(request: &mut Request, settings: &Settings) -> Result<Status, OutOfMemo
         return Ok(Status::NGX_DECLINED);
     }
     context.page = page;
-    match account {
-        Some(account) => sign_in(request, context, settings, account),
-        None => give_none(request, context, settings, TokenStatus::NoAccount),
+    match (account, &settings.accounts) {
+        (Some(account), _) => sign_in(request, context, settings, account),
+        (None, Some(_)) => give_none(request, context, settings, TokenStatus::NoAccount),
+        (None, None) => {
+            tell_unusable(request, settings);
+            give_none(request, context, settings, TokenStatus::Error)
+        }
     }
 }
 
@@ -227,6 +231,7 @@ fn keep(context: &mut RequestContext, settings: &Settings, own: ngx_str_t) -> St
 fn find_account(
     request: &Request,
     settings: &Settings,
+    accounts: &Accounts,
     user: &[u8],
 ) -> Result<Option<Arc<Account>>, OutOfMemory> {
     static UNREADABLE: Throttle = Throttle::new();
@@ -234,7 +239,7 @@ fn find_account(
     if let Some(credentials) = &settings.credentials {
         let basic = credentials.evaluate(request).ok_or(OutOfMemory)?;
         if !basic.is_empty() {
-            if let Some(account) = settings.accounts.handed_over(basic) {
+            if let Some(account) = accounts.handed_over(basic) {
                 return Ok(Some(Arc::new(account)));
             }
             if UNREADABLE.lets_through(now()) {
@@ -249,13 +254,13 @@ fn find_account(
     }
 
     let mut visitor = Visitor { user, ..Visitor::default() };
-    if settings.accounts.ask_for_email() {
+    if accounts.ask_for_email() {
         visitor.email = settings.email(request)?;
     }
-    if settings.accounts.ask_for_groups() {
+    if accounts.ask_for_groups() {
         visitor.groups = settings.groups(request)?;
     }
-    Ok(settings.accounts.find(&visitor).cloned())
+    Ok(accounts.find(&visitor).cloned())
 }
 
 /// Gets the account's token from the cache, or waits for a login.
@@ -383,4 +388,17 @@ fn tell_unknown(request: &Request, settings: &Settings) -> Result<(), OutOfMemor
         );
     }
     Ok(())
+}
+
+fn tell_unusable(request: &Request, settings: &Settings) {
+    static UNUSABLE: Throttle = Throttle::new();
+
+    if UNUSABLE.lets_through(now()) {
+        log_error!(
+            request.log(),
+            "the accounts file could not be used when nginx started, which said why; mend it, and \
+             reload nginx, in {place}",
+            place = settings.place
+        );
+    }
 }

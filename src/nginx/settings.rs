@@ -95,7 +95,8 @@ pub struct Browser {
 /// A directive that is not `off`.
 pub struct Settings {
     pub zone: Zone,
-    pub accounts: Accounts,
+    /// `None` where the accounts file could not be used when nginx started.
+    pub accounts: Option<Accounts>,
     pub user: Value,
     pub credentials: Option<Value>,
     pub on_error: OnError,

@@ -64,7 +64,8 @@ fn send(request: &mut Request) -> Result<Status, OutOfMemory> {
     let main = TokenInject::main_conf(request.as_ref()).ok_or(OutOfMemory)?;
     let is_used = |key: &AccountKey, is_handed_over| {
         main.settings.iter().any(|settings| {
-            is_handed_over && settings.credentials.is_some() || settings.accounts.name(key)
+            is_handed_over && settings.credentials.is_some()
+                || settings.accounts.as_ref().is_some_and(|accounts| accounts.name(key))
         })
     };
     let status = main.zone.ok_or(OutOfMemory)?.lock().status(now(), is_used);

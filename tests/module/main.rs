@@ -4,6 +4,7 @@
 
 mod admin_port;
 mod authorization;
+mod cold_start;
 mod configuration;
 mod cross_site;
 mod failures;

@@ -273,13 +273,21 @@ impl Builder {
     ///
     /// When it does not come to that; with its error log.
     pub fn start(self) -> Nginx {
+        self.try_start().unwrap_or_else(|log| panic!("nginx did not start:\n{log}"))
+    }
+
+    /// Starts nginx and waits until it accepts connections.
+    ///
+    /// # Errors
+    ///
+    /// When it does not come to that: its error log.
+    pub fn try_start(self) -> Result<Nginx, String> {
         let mut ports = 1..=if self.port.is_some() { 1 } else { PORTS };
         loop {
             let port = self.port.unwrap_or_else(free_port);
             match self.start_on(port) {
-                Ok(nginx) => return nginx,
                 Err(log) if log.contains("Address already in use") && ports.next().is_some() => {}
-                Err(log) => panic!("nginx did not start:\n{log}"),
+                result => return result,
             }
         }
     }
