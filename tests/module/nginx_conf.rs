@@ -5,10 +5,10 @@ use std::sync::Arc;
 
 use serde_json::Value;
 use testbed::nginx::{self, Builder};
-use testbed::{Client, Nginx, Tls, Visitor};
+
+use testbed::{Client, Nginx, Tls, Visitor, NPM_HTTP, NPM_LOCATION};
 
 use crate::site::get_by_socket;
-
 use crate::World;
 
 const ROOT_TOP: &str = include_str!("../../nginx-conf/root_top.conf");
@@ -17,12 +17,8 @@ const CUSTOM_LOCATION: &str = include_str!("../../nginx-conf/custom-location.con
 const ACCOUNTS: &str = include_str!("../../nginx-conf/npm_token_inject.json");
 const STATUS: &str = include_str!("../../nginx-conf/status.conf");
 
-/// What NPM puts below the text of a custom location.
-const BELOW: &str = "\
-proxy_set_header Host $host;
-proxy_set_header X-Forwarded-Scheme $scheme;
-proxy_set_header X-Forwarded-Proto $scheme;
-proxy_set_header X-Forwarded-For $remote_addr;";
+/// What a user replaces in `advanced.conf`.
+const AUTHENTIK: &str = "http://authentik:9000";
 
 /// `text` with `old` replaced, which it has once.
 fn replaced(text: &str, old: &str, new: &str) -> String {
@@ -54,20 +50,24 @@ fn accounts(world: &World) -> String {
 
 /// A proxy host of NPM's with the files in their places.
 fn host(world: &World) -> Builder {
-    let outpost = world.outpost.url();
-    let own = "http://authentik:9000/outpost.goauthentik.io;";
-    let advanced = replaced(ADVANCED, own, &format!("{outpost}/outpost.goauthentik.io;"));
+    host_with(world, &world.outpost.url())
+}
+
+/// The same, for an Authentik at that address.
+fn host_with(world: &World, authentik: &str) -> Builder {
+    let advanced = replaced(ADVANCED, AUTHENTIK, authentik);
     let on = "npm_token_inject on;";
     let custom = replaced(CUSTOM_LOCATION, on, "npm_token_inject npm_token_inject.json;");
     let npm = world.npm.url();
     Nginx::builder()
         .without_module()
         .main(&root_top())
+        .http(NPM_HTTP)
         .file("advanced.conf", advanced)
         .file("custom-location.conf", custom)
         .file_with_mode("npm_token_inject.json", accounts(world), 0o600)
         .server("include advanced.conf;")
-        .location("/", &format!("include custom-location.conf;\n{BELOW}\nproxy_pass {npm};"))
+        .location("/", &format!("include custom-location.conf;\n{NPM_LOCATION}\nproxy_pass {npm};"))
 }
 
 fn me(client: &Client, cookie: &str) -> String {
@@ -161,6 +161,40 @@ fn a_visitor_signs_in_and_out_by_https() {
     visit(&host(&world).tls(&tls).listen("http2").start(), &world);
 }
 
+/// As by HTTP/3, which has no header Host.
+#[test]
+fn a_visitor_without_a_host_header_is_led_to_the_hosts_own_name() {
+    let world = World::new();
+    let nginx = host(&world).server("server_name npm.example.com;").start();
+    let turned_away = nginx.client().raw("GET /nginx/proxy HTTP/1.0\r\n\r\n");
+    let start = "/outpost.goauthentik.io/start?rd=http://npm.example.com/nginx/proxy";
+    assert_eq!((turned_away.status, turned_away.header("Location")), (302, Some(start)));
+    let asked = world.outpost.requests().pop().expect("a question to Authentik");
+    assert_eq!(asked.header("Host"), Some("npm.example.com"));
+    assert_eq!(asked.header("X-Original-URL"), Some("http://npm.example.com/nginx/proxy"));
+}
+
+#[test]
+fn an_authentik_that_is_not_found_takes_nothing_else_down() {
+    let world = World::new();
+    let nginx =
+        host_with(&world, "http://nowhere.invalid:9000").location("= /other", "return 204;");
+    let nginx = nginx.start();
+    let client = nginx.client();
+    assert_eq!(client.get("/other").status, 204);
+    assert_eq!(client.get("/outpost.goauthentik.io/start").status, 502);
+    assert_eq!(client.get("/").status, 500);
+    assert!(world.npm.requests().is_empty());
+}
+
+#[test]
+fn a_slash_or_a_path_behind_authentiks_address_does_no_harm() {
+    for end in ["/", "/outpost.goauthentik.io", "/outpost.goauthentik.io/auth/nginx"] {
+        let world = World::new();
+        visit(&host_with(&world, &format!("{}{end}", world.outpost.url())).start(), &world);
+    }
+}
+
 #[test]
 fn authentiks_large_headers_find_room() {
     let world = World::new();
@@ -172,9 +206,8 @@ fn authentiks_large_headers_find_room() {
 
 #[test]
 fn the_status_page_is_for_this_machine_whatever_x_real_ip_says() {
-    // As NPM has it, for whom all private addresses are proxies: here, whoever comes by the socket.
-    let realip =
-        "real_ip_header X-Real-IP;\nset_real_ip_from unix:;\nset_real_ip_from 127.0.0.0/8;";
+    // To NPM all private addresses are proxies: here, whoever comes by the socket, and this machine.
+    let realip = "set_real_ip_from unix:;\nset_real_ip_from 127.0.0.0/8;";
     let world = World::new();
     let open = STATUS.replace("    #if", "    if").replace("    #allow", "    allow");
     let other = open.replace("127\\.0\\.0\\.1|::1", "192\\.0\\.2\\.1");

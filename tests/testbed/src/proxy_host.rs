@@ -12,7 +12,7 @@ const CUSTOM_LOCATION: &str = include_str!("../../../nginx-conf/custom-location.
 const ACCOUNTS: &str = include_str!("../../../nginx-conf/npm_token_inject.json");
 
 /// What NPM's `nginx.conf` sets for all hosts.
-const HTTP: &str = "\
+pub const NPM_HTTP: &str = "\
 default_type application/octet-stream;
 sendfile on;
 server_tokens off;
@@ -29,10 +29,15 @@ proxy_http_version 1.1;
 proxy_set_header X-Forwarded-Scheme $scheme;
 proxy_set_header X-Forwarded-For $proxy_add_x_forwarded_for;
 proxy_set_header Accept-Encoding \"\";
-proxy_cache off;";
+proxy_cache off;
+set_real_ip_from 10.0.0.0/8;
+set_real_ip_from 172.16.0.0/12;
+set_real_ip_from 192.168.0.0/16;
+real_ip_header X-Real-IP;
+real_ip_recursive on;";
 
 /// What NPM puts below the text of a custom location.
-const LOCATION: &str = "\
+pub const NPM_LOCATION: &str = "\
 proxy_set_header Host $host;
 proxy_set_header X-Forwarded-Scheme $scheme;
 proxy_set_header X-Forwarded-Proto $scheme;
@@ -90,9 +95,9 @@ pub fn proxy_host(outpost: &str, npm: &str) -> Builder {
     // No error_log of the host's own, as NPM has: what nginx says at debug level is looked at too.
     let server = format!("server_name npm.example.com;\n{ADVANCED}");
     Nginx::builder()
-        .http(HTTP)
+        .http(NPM_HTTP)
         .server(&server.replace("http://authentik:9000", outpost))
-        .location("/", &format!("{CUSTOM_LOCATION}\n{LOCATION}\nproxy_pass {npm};"))
+        .location("/", &format!("{CUSTOM_LOCATION}\n{NPM_LOCATION}\nproxy_pass {npm};"))
         .directive("npm_token_inject accounts.json;")
 }
 
