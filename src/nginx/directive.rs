@@ -31,6 +31,7 @@ use super::zone::Zone;
 use super::TokenInject;
 use crate::sso::accounts::{Accounts, AccountsError};
 use crate::sso::framing::{Framing, FramingError};
+use crate::sso::groups::Separator;
 use crate::sso::npm::BaseUrl;
 
 /// The accounts file of `npm_token_inject on`.
@@ -102,6 +103,7 @@ struct Parameters {
     user: Option<ngx_str_t>,
     email: Option<ngx_str_t>,
     groups: Option<ngx_str_t>,
+    groups_separator: Option<ngx_str_t>,
     name: Option<ngx_str_t>,
     credentials: Option<ngx_str_t>,
     api: Option<ngx_str_t>,
@@ -131,6 +133,7 @@ impl Parameters {
                 b"user" => ("user", &mut parameters.user),
                 b"email" => ("email", &mut parameters.email),
                 b"groups" => ("groups", &mut parameters.groups),
+                b"groups_separator" => ("groups_separator", &mut parameters.groups_separator),
                 b"name" => ("name", &mut parameters.name),
                 b"credentials" => ("credentials", &mut parameters.credentials),
                 b"api" => ("api", &mut parameters.api),
@@ -253,6 +256,11 @@ fn parse(cf: &mut ngx_conf_t, before: &Directive) -> Result<Directive, Directive
         parameters.client_token,
         [("keep", ClientToken::Keep), ("replace", ClientToken::Replace)],
     )?;
+    let groups_separator = either(
+        "groups_separator",
+        parameters.groups_separator,
+        [("|", Separator::Bar), (",", Separator::Comma)],
+    )?;
     let trust_headers =
         either("trust_headers", parameters.trust_headers, [("off", false), ("on", true)])?;
     let api = match parameters.api {
@@ -296,7 +304,7 @@ fn parse(cf: &mut ngx_conf_t, before: &Directive) -> Result<Directive, Directive
     let credentials = compile(parameters.credentials)?;
     compile(parameters.name)?;
 
-    let accounts = match load_accounts(cf, file, api, credentials.is_some()) {
+    let accounts = match load_accounts(cf, file, (api, groups_separator), credentials.is_some()) {
         Err(DirectiveError::Accounts(error)) if is_cold_start(cf) => {
             ngx_conf_log_error!(
                 NGX_LOG_EMERG,
@@ -322,6 +330,7 @@ fn parse(cf: &mut ngx_conf_t, before: &Directive) -> Result<Directive, Directive
         framing,
         email: Identity::new("authentik_email", email),
         groups: Identity::new("authentik_groups", groups),
+        groups_separator,
         variables,
         place: place(cf),
     });
@@ -348,7 +357,7 @@ fn browser(parameters: &Parameters) -> Result<Option<Browser>, DirectiveError> {
 fn load_accounts(
     cf: &mut ngx_conf_t,
     file: ngx_str_t,
-    api: Option<BaseUrl>,
+    (api, separator): (Option<BaseUrl>, Separator),
     has_credentials: bool,
 ) -> Result<Accounts, DirectiveError> {
     let is_default = file.as_bytes() == b"on";
@@ -364,7 +373,7 @@ fn load_accounts(
     let mut warn = |message: String| {
         ngx_conf_log_error!(NGX_LOG_WARN, cf, "npm_token_inject: {}", message);
     };
-    match Accounts::load(path, api.clone(), &mut warn) {
+    match Accounts::load(path, api.clone(), separator, &mut warn) {
         Err(error) if is_default && has_credentials && error.is_missing_file() => {
             Ok(Accounts::none(api, &mut warn))
         }

@@ -253,7 +253,8 @@ fn find_account(
         }
     }
 
-    let mut visitor = Visitor { user, ..Visitor::default() };
+    let separator = settings.groups_separator;
+    let mut visitor = Visitor { user, separator, ..Visitor::default() };
     if accounts.ask_for_email() {
         visitor.email = settings.email(request)?;
     }

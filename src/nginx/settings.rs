@@ -13,6 +13,7 @@ use super::value::Value;
 use super::zone::Zone;
 use crate::sso::accounts::Accounts;
 use crate::sso::framing::Framing;
+use crate::sso::groups::Separator;
 
 /// What the module knows of the whole configuration.
 #[derive(Default)]
@@ -106,6 +107,7 @@ pub struct Settings {
     pub framing: Framing,
     pub email: Identity,
     pub groups: Identity,
+    pub groups_separator: Separator,
     /// Whether the user may be one that the client says.
     pub trust_headers: bool,
     /// The variables that the parameters name, with the parameter.

@@ -19,6 +19,7 @@ use ureq::tls::Certificate;
 use zeroize::Zeroizing;
 
 use super::file::{self, Content, FileError};
+use super::groups::Separator;
 use super::npm::{self, BaseUrl, Credentials, Issuer, Role};
 use super::secret::Secret;
 
@@ -31,8 +32,8 @@ pub const TIMEOUT_MAX: Duration = Duration::from_secs(60);
 pub struct Visitor<'a> {
     pub user: &'a [u8],
     pub email: &'a [u8],
-    /// Separated by `|`, as Authentik sends them.
     pub groups: &'a [u8],
+    pub separator: Separator,
 }
 
 /// The part of what Authentik says that an account is found by.
@@ -52,7 +53,9 @@ impl Matcher {
             // differs by nothing else.
             Self::User(name) => visitor.user == name.as_bytes(),
             Self::Email(address) => visitor.email.eq_ignore_ascii_case(address.as_bytes()),
-            Self::Group(name) => visitor.groups.split(|&b| b == b'|').any(|g| g == name.as_bytes()),
+            Self::Group(name) => {
+                visitor.separator.split(visitor.groups).any(|g| g == name.as_bytes())
+            }
         }
     }
 }
@@ -142,7 +145,8 @@ impl Accounts {
         Self { issuer: Arc::new(issuer), rules: Vec::new() }
     }
 
-    /// Reads an accounts file, and the files that it names. `api` goes before the file's own.
+    /// Reads an accounts file, and the files that it names. `api` goes before the file's own, and
+    /// `separator` is what no group's name can hold.
     /// `warn` is told of files that others can read or change, and the like.
     ///
     /// # Errors
@@ -151,6 +155,7 @@ impl Accounts {
     pub fn load(
         path: &Path,
         api: Option<BaseUrl>,
+        separator: Separator,
         warn: &mut dyn FnMut(String),
     ) -> Result<Self, AccountsError> {
         // Now, for at a later reading it may be gone.
@@ -170,6 +175,11 @@ impl Accounts {
 
         let mut rules = Vec::with_capacity(file.accounts.len());
         for entry in file.accounts {
+            if let Matcher::Group(name) = &entry.matcher {
+                if name.as_bytes().contains(&separator.byte()) {
+                    return Err(AccountsError::Group(path.to_owned(), name.clone(), separator));
+                }
+            }
             let secret = match entry.secret {
                 SecretSource::Inline(secret) => secret,
                 SecretSource::File(name) => read_secret(&folder.join(name), warn)?,
@@ -226,6 +236,11 @@ pub enum AccountsError {
     Read(FileError),
     #[error("\"{}\": {}", .0.display(), .1)]
     Content(PathBuf, String),
+    #[error(
+        "\"{}\": \"group\" is one group, and \"{separator}\" separates groups: \"{name}\"",
+        .0.display(), name = .1, separator = char::from(.2.byte())
+    )]
+    Group(PathBuf, String, Separator),
     #[error("cannot read secret_file {0}")]
     SecretFile(FileError),
     #[error("cannot read secret_file \"{}\": {}", .0.display(), .1)]
@@ -355,9 +370,6 @@ impl TryFrom<RawEntry> for Entry {
             {
                 return Err("\"user\", \"email\" and \"group\" cannot be empty");
             }
-            Matcher::Group(name) if name.contains('|') => {
-                return Err("\"group\" is one group: \"|\" separates groups");
-            }
             _ => {}
         }
         if raw.identity.is_empty() {
@@ -436,8 +448,12 @@ mod tests {
     }
 
     fn found(accounts: &Accounts, user: &str, email: &str, groups: &str) -> Option<String> {
-        let visitor =
-            Visitor { user: user.as_bytes(), email: email.as_bytes(), groups: groups.as_bytes() };
+        let visitor = Visitor {
+            user: user.as_bytes(),
+            email: email.as_bytes(),
+            groups: groups.as_bytes(),
+            separator: Separator::Bar,
+        };
         accounts.find(&visitor).map(|account| account.credentials.identity.clone())
     }
 
@@ -508,7 +524,6 @@ mod tests {
                 "exactly one of \"user\"",
             ),
             (entry(r#""user": "", "identity": "i", "secret": "s""#), "cannot be empty"),
-            (entry(r#""group": "a|b", "identity": "i", "secret": "s""#), "separates groups"),
             (entry(r#""user": "a", "identity": "", "secret": "s""#), "\"identity\" is empty"),
             (entry(r#""user": "a", "identity": "i", "secret": """#), "the secret is empty"),
             (entry(r#""user": "a", "identity": "i", "secret": 12345"#), "must be a string"),

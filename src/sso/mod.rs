@@ -7,6 +7,7 @@ pub mod cache;
 mod deadline;
 pub mod file;
 pub mod framing;
+pub mod groups;
 pub mod marker;
 pub mod npm;
 pub mod origin;

@@ -100,13 +100,14 @@ fn a_parameter_that_is_one_of_two_words_takes_no_other() {
         ("browser", ["on", "off"]),
         ("on_error", ["pass", "deny"]),
         ("client_token", ["keep", "replace"]),
+        ("groups_separator", ["|", ","]),
         ("trust_headers", ["off", "on"]),
     ] {
         let directive = |value: &str| format!("npm_token_inject accounts.json {name}={value};");
         for word in words {
             is_accepted(&location(&directive(word)));
         }
-        for wrong in ["yes", &words[0].to_uppercase(), "$authentik_username", "1"] {
+        for wrong in ["yes", &format!("{}S", words[0]), "$authentik_username", "1"] {
             let mend = format!("\"{name}\": it is \"{}\" or \"{}\"", words[0], words[1]);
             is_refused(&location(&directive(wrong)), &mend);
         }
@@ -466,7 +467,6 @@ fn what_is_wrong_in_an_account_is_told_with_line_and_column() {
         ),
         (r#""user": "a", "secret": "s""#, "missing field `identity`"),
         (r#""user": "", "identity": "i", "secret": "s""#, "cannot be empty"),
-        (r#""group": "a|b", "identity": "i", "secret": "s""#, "\"group\" is one group"),
         (r#""user": "a", "identity": "", "secret": "s""#, "\"identity\" is empty"),
         (r#""user": "a", "identity": "i", "secret": """#, "the secret is empty"),
         (r#""user": "a", "identity": "i", "secret": 12345"#, "must be a string, in quotes"),
@@ -482,6 +482,23 @@ fn what_is_wrong_in_an_account_is_told_with_line_and_column() {
     ] {
         let error = is_refused(&account(fields), message);
         assert!(error.contains(" at line ") && error.contains(" column "), "{error}");
+    }
+}
+
+#[test]
+fn a_groups_name_cannot_hold_what_separates_groups() {
+    let file = |group: &str| {
+        json!({"accounts": [{"group": group, "identity": "i", "secret": "s"}]}).to_string()
+    };
+    for (parameter, separator, other) in
+        [("", '|', ','), (" groups_separator=|", '|', ','), (" groups_separator=,", ',', '|')]
+    {
+        let directive = format!("npm_token_inject accounts.json{parameter};");
+        let nginx = location(&directive).accounts(&file(&format!("a{separator}b")));
+        let message =
+            format!("accounts.json\": \"group\" is one group, and \"{separator}\" separates");
+        is_refused(&nginx, &message);
+        is_accepted(&location(&directive).accounts(&file(&format!("a{other}b"))));
     }
 }
 

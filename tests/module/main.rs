@@ -21,6 +21,7 @@ mod phases_under_satisfy_all;
 #[path = "phases.rs"]
 mod phases_under_satisfy_any;
 mod processes;
+mod providers;
 mod renewal;
 mod revocation;
 mod secrecy;
