@@ -12,7 +12,7 @@ use std::process::{Child, Command, ExitStatus};
 use std::sync::mpsc::{self, Sender};
 use std::sync::{Arc, Mutex, OnceLock};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
 
@@ -636,14 +636,29 @@ impl Nginx {
     }
 
     fn end(&mut self, signal: i32) -> ExitStatus {
-        self.signal(signal);
-        happens(TIMEOUT, || self.exit_status().is_some());
+        self.signal_until_end(signal);
         self.exit_status().unwrap_or_else(|| {
             panic!(
                 "nginx still runs {TIMEOUT:?} after signal {signal}:\n{}",
                 self.error_log_excerpt()
             )
         })
+    }
+
+    /// Sends a signal that ends nginx, and waits for that. A process without a master may have looked
+    /// for signals just before one comes, and then waits for events (`ngx_single_process_cycle`,
+    /// which blocks none meanwhile): it is sent again.
+    fn signal_until_end(&mut self, signal: i32) {
+        const AGAIN: Duration = Duration::from_millis(250);
+        let mut sent = Instant::now();
+        self.signal(signal);
+        happens(TIMEOUT, || {
+            if self.workers == 0 && sent.elapsed() >= AGAIN && self.exit_status().is_none() {
+                sent = Instant::now();
+                self.signal(signal);
+            }
+            self.exit_status().is_some()
+        });
     }
 
     /// How nginx ended; `None` while it runs.
@@ -680,8 +695,7 @@ fn lines_with(log: &str, text: &str) -> Vec<String> {
 impl Drop for Nginx {
     fn drop(&mut self) {
         if self.exit_status().is_none() {
-            self.signal(libc::SIGTERM);
-            happens(TIMEOUT, || self.exit_status().is_some());
+            self.signal_until_end(libc::SIGTERM);
         }
         let ended = self.exit_status();
         // What is left of the group: workers of a killed master, a binary that took over.
