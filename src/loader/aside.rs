@@ -39,14 +39,48 @@ pub fn message(running: &Running, lack: &Lack) -> String {
         count if count > NAMED => format!("{} and {} more", named.join(", "), count - NAMED),
         _ => named.join(", "),
     };
-    let executable = executable().unwrap_or_default();
     format!(
         "npm_token_inject stands aside, and NPM shows its own login page: this is nginx {} with \
-         build id {}, and {why}. There is {held}. To make it: make module NGINX={}",
+         build id {}, and {why}. There is {held}. To make it, in a checkout of the module: {}",
         running.version(),
         running.id,
-        executable.to_string_lossy()
+        command(folder)
     )
+}
+
+/// What makes the build that is missing: in NPM's container, whose image says which NPM it is, the
+/// Dockerfile for that image.
+fn command(folder: &str) -> String {
+    match npm_version() {
+        Some(version) => {
+            let target = match folder.starts_with("/data/") {
+                true => "--target module --output data/nginx/custom",
+                false => "-t npm",
+            };
+            format!(
+                "docker build -f nginx-conf/Dockerfile --build-arg \
+                 NPM_IMAGE=jc21/nginx-proxy-manager:{version} {target} ."
+            )
+        }
+        None => {
+            let executable = executable().unwrap_or_default();
+            format!("make module NGINX={}", executable.to_string_lossy())
+        }
+    }
+}
+
+/// The version of the NPM whose container this is, as its image's environment has it.
+fn npm_version() -> Option<String> {
+    // SAFETY: nginx reads its configuration in one thread, and changes no variable meanwhile.
+    let value = unsafe {
+        let value = libc::getenv(c"NPM_BUILD_VERSION".as_ptr());
+        if value.is_null() {
+            return None;
+        }
+        CStr::from_ptr(value).to_str().ok()?
+    };
+    let is_tag = |b: u8| b.is_ascii_alphanumeric() || b".-_".contains(&b);
+    (!value.is_empty() && value.bytes().all(is_tag)).then(|| value.into())
 }
 
 static CONTEXT: ngx_http_module_t = ngx_http_module_t {

@@ -143,6 +143,22 @@ fn one_line_says_what_runs_what_lies_there_and_what_to_do() {
     }
 }
 
+/// As NPM's image has its version in its environment.
+#[test]
+fn in_npms_container_the_line_names_the_command_for_that_image() {
+    let npm = npm();
+    let installed = Installed::new();
+    let said = |version: &str| {
+        let variable = format!("NPM_BUILD_VERSION={version}");
+        site(&npm, &installed).run_by(&["env", &variable]).test().output
+    };
+    let image = "--build-arg NPM_IMAGE=jc21/nginx-proxy-manager:2.16.0 -t npm .";
+    assert!(said("2.16.0").contains(image), "{}", said("2.16.0"));
+    for none in ["", "2.16.0; true", "$(true)"] {
+        assert!(said(none).contains("make module NGINX="), "{none}");
+    }
+}
+
 #[test]
 fn an_nginx_without_a_build_id_is_known_by_the_sha256_of_its_file() {
     let npm = npm();
