@@ -24,7 +24,7 @@ newer_module := $$(.ci/module '$(newer_nginx)' build/newer/src)
 with = module=$(2) && TEST_NGINX='$(1)' TEST_NGINX_MODULE="$$module" exec
 
 .NOTPARALLEL:
-.PHONY: help setup-build setup-test module debian newer test test-npm demo soak bench lint clean
+.PHONY: help setup-build setup-test module image test-image debian newer test test-npm demo soak bench lint clean
 
 # What the other targets need: system packages that are missing are installed where that is possible.
 setup-build setup-test: setup-%:
@@ -36,6 +36,15 @@ setup-build setup-test: setup-%:
 ##                     instead, the module for that nginx: both files in build/<version>
 module: setup-build
 	@$(build) >/dev/null
+
+## make image [NPM_IMAGE=jc21/nginx-proxy-manager:2.16.0]
+##                     npm-token-inject, an image of NPM with the module, by docker, podman or buildah
+image:
+	@.ci/image $(if $(NPM_IMAGE),--build-arg NPM_IMAGE='$(NPM_IMAGE)') -t npm-token-inject
+
+## make test-image     the same by buildah, on a small image with Debian's nginx
+test-image: debian
+	@.ci/test-image
 
 # Debian's nginx and its source, in build/debian.
 debian: setup-build
@@ -88,6 +97,7 @@ bench: setup-build
 ## make lint           formatting, clippy with warnings as errors, the Rust that the packages need
 lint: setup-test
 	cargo fmt --all --check
+	shellcheck --severity=warning .ci/* nginx-conf/npm-token-inject-doctor
 	.ci/rust-version
 	cargo clippy --locked --workspace --all-targets -- -D warnings
 	cargo clippy --locked --release --features vendored --lib -- -D warnings
