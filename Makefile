@@ -58,15 +58,23 @@ newer: module
 # profile, the module and its clippy in the release profile. So nginx and its bindings are built
 # once, and no test waits for the module's link-time optimization.
 
+# Most of the module's tests wait for something: so more of them run at once than there are processors.
+suite = cargo test --locked --test module -- --test-threads 4
+
 ## make test           every test, on build/nginx, on one laid out as newer ones, and on Debian's
 test: setup-test debian newer
 	cargo test --locked --workspace --exclude npm_token_inject_loader --lib --bins
 	cargo test --locked --workspace --doc
 	@# One after the other: these stop servers, whose ports another test could take meanwhile.
 	@$(call with,$(CURDIR)/build/nginx,$$(.ci/module)) cargo test --locked -p testbed --test '*' -- --test-threads 1
-	@$(call with,$(CURDIR)/build/nginx,$$(.ci/module)) cargo test --locked --test '*'
-	@$(call with,$(newer_nginx),$(newer_module)) cargo test --locked --test '*'
-	@$(call with,$(debian_nginx),$(debian_module)) cargo test --locked --test '*'
+	@$(call with,$(CURDIR)/build/nginx,$$(.ci/module)) cargo test --locked --test compose --test doctor --test layout
+	@# All of the module on each nginx; the browser on the oldest, and on what NPM ships now.
+	@$(call with,$(CURDIR)/build/nginx,$$(.ci/module)) $(suite)
+	@$(call with,$(CURDIR)/build/nginx,$$(.ci/module)) cargo test --locked --test end_to_end --test loader
+	@$(call with,$(newer_nginx),$(newer_module)) $(suite)
+	@$(call with,$(newer_nginx),$(newer_module)) cargo test --locked --test browser --test end_to_end --test loader
+	@$(call with,$(debian_nginx),$(debian_module)) $(suite)
+	@$(call with,$(debian_nginx),$(debian_module)) cargo test --locked --test browser --test end_to_end --test loader
 
 ## make test-npm NPM=URL NPM_IDENTITY=... NPM_SECRET=... [NGINX=... [MODULE=...]]
 ##                     the end-to-end tests, on a running Nginx Proxy Manager
