@@ -22,6 +22,7 @@ use super::file::{self, Content, FileError};
 use super::groups::Separator;
 use super::npm::{self, BaseUrl, Credentials, Issuer, Role};
 use super::secret::Secret;
+use super::totp::TotpSecret;
 
 /// The longest `timeout`: nobody waits longer for a page.
 pub const TIMEOUT_MAX: Duration = Duration::from_secs(60);
@@ -60,7 +61,7 @@ impl Matcher {
     }
 }
 
-/// Names an account among all, in the cache: its NPM, identity and secret. A changed secret makes
+/// Names an account among all, in the cache: its NPM, identity and secrets. A changed secret makes
 /// another key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct AccountKey(pub [u64; 4]);
@@ -68,7 +69,9 @@ pub struct AccountKey(pub [u64; 4]);
 impl AccountKey {
     fn new(url: &str, credentials: &Credentials) -> Self {
         let mut hash = Sha256::new();
-        for part in [url, &credentials.identity, credentials.secret.expose()] {
+        let totp = credentials.totp.as_ref().map(TotpSecret::expose).unwrap_or_default();
+        let (identity, secret) = (&credentials.identity, credentials.secret.expose());
+        for part in [url.as_bytes(), identity.as_bytes(), secret.as_bytes(), totp] {
             hash.update((part.len() as u64).to_be_bytes());
             hash.update(part);
         }
@@ -184,7 +187,12 @@ impl Accounts {
                 SecretSource::Inline(secret) => secret,
                 SecretSource::File(name) => read_secret(&folder.join(name), warn)?,
             };
-            let credentials = Credentials { identity: entry.identity, secret };
+            let totp = match entry.totp {
+                Some(TotpSource::Inline(totp)) => Some(totp),
+                Some(TotpSource::File(name)) => Some(read_totp(&folder.join(name), warn)?),
+                None => None,
+            };
+            let credentials = Credentials { identity: entry.identity, secret, totp };
             rules.push((entry.matcher, Arc::new(Account::new(issuer.clone(), credentials))));
         }
         Ok(Self { issuer, rules })
@@ -224,7 +232,8 @@ impl Accounts {
         }
         let identity = identity.to_owned();
         let secret = Secret::new(secret.to_owned());
-        let account = Account::new(self.issuer.clone(), Credentials { identity, secret });
+        let credentials = Credentials { identity, secret, totp: None };
+        let account = Account::new(self.issuer.clone(), credentials);
         Some(Account { is_handed_over: true, ..account })
     }
 }
@@ -245,6 +254,10 @@ pub enum AccountsError {
     SecretFile(FileError),
     #[error("cannot read secret_file \"{}\": {}", .0.display(), .1)]
     NoSecret(PathBuf, &'static str),
+    #[error("cannot read totp_secret_file {0}")]
+    TotpFile(FileError),
+    #[error("cannot read totp_secret_file \"{}\": {}", .0.display(), .1)]
+    NoTotp(PathBuf, &'static str),
     #[error("cannot use ca_file {0}")]
     CaFile(FileError),
     #[error("cannot use ca_file \"{}\": {}", .0.display(), .1)]
@@ -290,10 +303,16 @@ struct Entry {
     matcher: Matcher,
     identity: String,
     secret: SecretSource,
+    totp: Option<TotpSource>,
 }
 
 enum SecretSource {
     Inline(Secret),
+    File(PathBuf),
+}
+
+enum TotpSource {
+    Inline(TotpSecret),
     File(PathBuf),
 }
 
@@ -306,6 +325,8 @@ struct RawEntry {
     identity: String,
     secret: Option<Secret>,
     secret_file: Option<PathBuf>,
+    totp_secret: Option<TotpSecret>,
+    totp_secret_file: Option<PathBuf>,
 }
 
 /// Reads a value that is written as an object, and makes what it means of it. Serde would take a
@@ -380,7 +401,13 @@ impl TryFrom<RawEntry> for Entry {
             (None, Some(name)) => SecretSource::File(name),
             _ => return Err("an account needs exactly one of \"secret\" and \"secret_file\""),
         };
-        Ok(Self { matcher, identity: raw.identity, secret })
+        let totp = match (raw.totp_secret, raw.totp_secret_file) {
+            (None, None) => None,
+            (Some(totp), None) => Some(TotpSource::Inline(totp)),
+            (None, Some(name)) => Some(TotpSource::File(name)),
+            _ => return Err("an account has only one of \"totp_secret\" and \"totp_secret_file\""),
+        };
+        Ok(Self { matcher, identity: raw.identity, secret, totp })
     }
 }
 
@@ -419,6 +446,14 @@ fn read_secret(path: &Path, warn: &mut dyn FnMut(String)) -> Result<Secret, Acco
     }
 }
 
+/// Reads a file that holds what two-factor codes are made of.
+fn read_totp(path: &Path, warn: &mut dyn FnMut(String)) -> Result<TotpSecret, AccountsError> {
+    let fail = |why| AccountsError::NoTotp(path.to_owned(), why);
+    let content = file::read(path, Content::Secret, warn).map_err(AccountsError::TotpFile)?;
+    let text = std::str::from_utf8(&content).map_err(|_| fail("it is not UTF-8"))?;
+    TotpSecret::parse(text).map_err(fail)
+}
+
 fn read_certificates(
     path: &Path,
     warn: &mut dyn FnMut(String),
@@ -441,7 +476,7 @@ mod tests {
         let file = parse(&format!(r#"{{"accounts": [{entries}]}}"#)).unwrap();
         let rules = file.accounts.into_iter().map(|entry| {
             let secret = Secret::new("secret".to_owned());
-            let credentials = Credentials { identity: entry.identity, secret };
+            let credentials = Credentials { identity: entry.identity, secret, totp: None };
             (entry.matcher, Arc::new(Account::new(issuer.clone(), credentials)))
         });
         Accounts { rules: rules.collect(), issuer }
@@ -529,8 +564,19 @@ mod tests {
             (entry(r#""user": "a", "identity": "i", "secret": 12345"#), "must be a string"),
             (entry(r#""user": "a", "user": "b", "identity": "i""#), "duplicate field `user`"),
             (
-                entry(r#""user": "a", "identity": "i", "totp_secret": "B""#),
-                "unknown field `totp_secret`",
+                entry(r#""user": "a", "identity": "i", "secret": "s", "totp_secret": "B1""#),
+                "totp_secret: it is not base32",
+            ),
+            (
+                entry(r#""user": "a", "identity": "i", "secret": "s", "totp_secret": 12345"#),
+                "must be a string",
+            ),
+            (
+                entry(
+                    r#""user": "a", "identity": "i", "secret": "s", "totp_secret": "GEZDGNBV",
+                       "totp_secret_file": "f""#,
+                ),
+                "only one of \"totp_secret\" and \"totp_secret_file\"",
             ),
         ] {
             let error = parse(&text).err().expect(&text);

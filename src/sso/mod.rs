@@ -17,3 +17,4 @@ pub mod secret;
 pub mod status;
 pub mod time;
 pub mod token;
+pub mod totp;

@@ -19,6 +19,7 @@ use zeroize::Zeroizing;
 use super::deadline::Deadline;
 use super::secret::Secret;
 use super::token::{Millis, Token, TokenError};
+use super::totp::{may_have_been_late, TotpSecret};
 
 /// Status and body.
 type Answer = (u16, Zeroizing<Vec<u8>>);
@@ -112,6 +113,8 @@ impl TryFrom<String> for BaseUrl {
 pub struct Credentials {
     pub identity: String,
     pub secret: Secret,
+    /// For an account with two-factor authentication.
+    pub totp: Option<TotpSecret>,
 }
 
 /// What an account may do at NPM.
@@ -131,6 +134,8 @@ pub enum LoginError {
     Refused,
     #[error("asks for a two-factor code for this account")]
     TwoFactor,
+    #[error("refused the two-factor code")]
+    RefusedCode,
     #[error("answered with status {0}")]
     Status(u16),
     #[error("could not be reached: {0}")]
@@ -156,7 +161,14 @@ impl LoginError {
     pub fn mend(&self) -> &'static str {
         match self {
             Self::Refused => "set the identity and secret of an NPM account that can sign in",
-            Self::TwoFactor => "use an NPM account without two-factor authentication",
+            Self::TwoFactor => {
+                "add \"totp_secret\" to the account, \
+                 or use an NPM account without two-factor authentication"
+            }
+            Self::RefusedCode => {
+                "set \"totp_secret\" to what NPM showed when two-factor authentication was \
+                 turned on, and check the clocks"
+            }
             Self::Status(300..=499) => {
                 "check that \"api\" is NPM's own address (its port 81), \
                  not the one behind Authentik"
@@ -176,7 +188,7 @@ impl LoginError {
     /// The kind of fault, for counting.
     pub fn cause(&self) -> Cause {
         match self {
-            Self::Refused | Self::TwoFactor => Cause::Refused,
+            Self::Refused | Self::TwoFactor | Self::RefusedCode => Cause::Refused,
             Self::Unreachable(_) => Cause::Unreachable,
             Self::Timeout(_) => Cause::Timeout,
             Self::Tls(_) => Cause::Tls,
@@ -256,32 +268,78 @@ impl Issuer {
         self.timeout
     }
 
-    /// Logs in: `POST /api/tokens`. Blocks, up to the timeout, in which the account's role is asked
-    /// for as well.
+    /// Logs in: `POST /api/tokens`, and `POST /api/tokens/2fa` where NPM asks for a code. Blocks, up
+    /// to the timeout, in which the account's role is asked for as well.
     ///
     /// # Errors
     ///
     /// See [`LoginError`]. No error holds any of the answer's text: a server that echoes what it
     /// is sent would put the secret there.
     pub fn log_in(&self, credentials: &Credentials) -> Result<(Token, Role), LoginError> {
+        self.log_in_by(credentials, unix_millis)
+    }
+
+    /// The same, with the clock by which two-factor codes are made. Milliseconds since 1970.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::log_in`].
+    pub fn log_in_by(
+        &self,
+        credentials: &Credentials,
+        clock: impl FnMut() -> Millis,
+    ) -> Result<(Token, Role), LoginError> {
         #[derive(Serialize)]
         struct Login<'a> {
             identity: &'a str,
             secret: &'a str,
         }
-        let body = Login { identity: &credentials.identity, secret: credentials.secret.expose() };
-        let body = serde_json::to_vec(&body).map(Zeroizing::new);
-        let body = body.map_err(|error| LoginError::Local(error.to_string()))?;
+        let login = Login { identity: &credentials.identity, secret: credentials.secret.expose() };
 
         self.deadline.begin(self.timeout);
         let sent_at = unix_millis();
-        let request = self.agent().post(self.address("/api/tokens"));
-        let sent = request.content_type("application/json").send(&body[..]);
-        match self.answer(sent)? {
-            (200, answer) => self.with_role(issued_token(&answer, sent_at)?),
+        let token = match self.post("/api/tokens", &login)? {
+            (200, answer) => match issued(&answer, sent_at)? {
+                Issued::Token(token) => token,
+                Issued::Challenge(challenge) => {
+                    let totp = credentials.totp.as_ref().ok_or(LoginError::TwoFactor)?;
+                    self.answer_challenge(&challenge, totp, clock)?
+                }
+            },
             // NPM answers 400 to a wrong password (observed on 2.13 and 2.15).
-            (400, _) => Err(LoginError::Refused),
-            (status, _) => Err(LoginError::Status(status)),
+            (400, _) => return Err(LoginError::Refused),
+            (status, _) => return Err(LoginError::Status(status)),
+        };
+        self.with_role(token)
+    }
+
+    /// Sends a two-factor code, made as late as can be, and another one where the first may have come
+    /// late for its step.
+    fn answer_challenge(
+        &self,
+        challenge: &str,
+        totp: &TotpSecret,
+        mut clock: impl FnMut() -> Millis,
+    ) -> Result<Token, LoginError> {
+        #[derive(Serialize)]
+        struct Code<'a> {
+            challenge_token: &'a str,
+            code: &'a str,
+        }
+        let mut is_last = false;
+        loop {
+            let (made_at, sent_at) = (clock(), unix_millis());
+            let code = Zeroizing::new(totp.code(made_at));
+            let code = Code { challenge_token: challenge, code: &code };
+            match self.post("/api/tokens/2fa", &code)? {
+                (200, answer) => match issued(&answer, sent_at)? {
+                    Issued::Token(token) => return Ok(token),
+                    Issued::Challenge(_) => return Err(LoginError::NotToken),
+                },
+                (400, _) if !is_last && may_have_been_late(made_at, clock()) => is_last = true,
+                (400, _) => return Err(LoginError::RefusedCode),
+                (status, _) => return Err(LoginError::Status(status)),
+            }
         }
     }
 
@@ -294,7 +352,10 @@ impl Issuer {
         self.deadline.begin(self.timeout);
         let sent_at = unix_millis();
         match self.get("/api/tokens", authorization)? {
-            (200, answer) => self.with_role(issued_token(&answer, sent_at)?),
+            (200, answer) => match issued(&answer, sent_at)? {
+                Issued::Token(token) => self.with_role(token),
+                Issued::Challenge(_) => Err(LoginError::NotToken),
+            },
             (status, _) => Err(LoginError::Status(status)),
         }
     }
@@ -324,6 +385,13 @@ impl Issuer {
             (400..=404 | 500, _) => Ok(None),
             (status, _) => Err(LoginError::Status(status)),
         }
+    }
+
+    fn post(&self, path: &str, body: &impl Serialize) -> Result<Answer, LoginError> {
+        let body = serde_json::to_vec(body).map(Zeroizing::new);
+        let body = body.map_err(|error| LoginError::Local(error.to_string()))?;
+        let request = self.agent().post(self.address(path));
+        self.answer(request.content_type("application/json").send(&body[..]))
     }
 
     fn get(&self, path: &str, authorization: &str) -> Result<Answer, LoginError> {
@@ -398,20 +466,28 @@ impl Issuer {
     }
 }
 
-/// The token in the answer to a login, or to a renewal, that was sent at `sent_at`.
-fn issued_token(answer: &[u8], sent_at: Millis) -> Result<Token, LoginError> {
+/// What NPM answers to a login.
+enum Issued {
+    Token(Token),
+    /// To be sent back with a two-factor code.
+    Challenge(Zeroizing<String>),
+}
+
+/// What is in the answer to a login, or to a renewal, that was sent at `sent_at`.
+fn issued(answer: &[u8], sent_at: Millis) -> Result<Issued, LoginError> {
     #[derive(Deserialize)]
-    struct Issued {
+    struct Answer {
         token: Option<Zeroizing<String>>,
         #[serde(default)]
         requires_2fa: bool,
+        challenge_token: Option<Zeroizing<String>>,
     }
-    let answer: Issued = serde_json::from_slice(answer).map_err(|_| LoginError::NotToken)?;
+    let answer: Answer = serde_json::from_slice(answer).map_err(|_| LoginError::NotToken)?;
     if answer.requires_2fa {
-        return Err(LoginError::TwoFactor);
+        return answer.challenge_token.map(Issued::Challenge).ok_or(LoginError::NotToken);
     }
     let token = answer.token.ok_or(LoginError::NotToken)?;
-    Ok(Token::issued(&token, sent_at)?)
+    Ok(Issued::Token(Token::issued(&token, sent_at)?))
 }
 
 /// The role in NPM's answer to the question who one is.

@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use serde_json::{json, Value};
 use testbed::nginx::{binary, module, Builder};
+use testbed::npm::TOTP_SECRET;
 use testbed::{closed_port, npm_proxy_host, Fault, Nginx, Npm, Outpost, Response, Server, Visitor};
 
 const DOCTOR: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/nginx-conf/npm-token-inject-doctor");
@@ -350,13 +351,34 @@ fn an_account_that_does_not_sign_in() {
     with("bob@example.com", "wrong").is_bad("bob@example.com: NPM refused", "set the password");
     with("nosuch@example.com", "x").is_bad("NPM has no such user", "e-mail address of a user");
     let totp = world.npm.secret("totp@example.com");
-    with("totp@example.com", &totp).is_bad("asks for a two-factor code", "without two-factor");
+    with("totp@example.com", &totp).is_bad("asks for a two-factor code", "add \"totp_secret\"");
     world.npm.disable("guest@example.com");
     let guests = world.npm.secret("guest@example.com");
     with("guest@example.com", &guests).is_bad("is disabled at NPM", "enable it");
 
     let alone = json!({"user": "*", "identity": "bob@example.com", "secret": "wrong"});
     world.examine_account(&alone).is_bad("NPM refused identity and secret", "set the password");
+}
+
+#[test]
+fn an_account_with_two_factor_authentication() {
+    let world = World::new();
+    let secret = world.npm.secret("totp@example.com");
+    let with = |key: &str, value: &str| {
+        let mut account = json!({"user": "*", "identity": "totp@example.com", "secret": secret});
+        account[key] = value.into();
+        let accounts = json!({"api": world.npm.url(), "accounts": [account]});
+        world.examine(|host| {
+            with_accounts(host, &accounts).file_with_mode("totp", TOTP_SECRET, 0o600)
+        })
+    };
+    for said in [with("totp_secret", TOTP_SECRET), with("totp_secret_file", "totp")] {
+        said.is_well();
+        assert!(said.text.contains("ok    totp@example.com signs in"), "{}", said.text);
+        assert!(!said.text.contains(TOTP_SECRET));
+    }
+    with("totp_secret", "GEZDGNBVGY3TQOJQGEZDGNBVGY3TQOJQ")
+        .is_bad("NPM refused the two-factor code", "set \"totp_secret\"");
 }
 
 #[test]

@@ -476,8 +476,8 @@ fn what_is_wrong_in_an_account_is_told_with_line_and_column() {
         (r#""user": "a", "user": "b", "identity": "i""#, "duplicate field `user`"),
         (r#""user": "a", "identity": "i", "password": "s""#, "unknown field `password`"),
         (
-            r#""user": "a", "identity": "i", "secret": "s", "totp_secret": "B""#,
-            "unknown field `totp_secret`",
+            r#""user": "a", "identity": "i", "secret": "s", "totp_secret": "B1""#,
+            "totp_secret: it is not base32",
         ),
     ] {
         let error = is_refused(&account(fields), message);

@@ -213,7 +213,7 @@ fn an_account_with_two_factor_authentication_is_told_as_such() {
         .login_time(Duration::ZERO)
         .start();
     let accounts = accounts(&npm).to_string();
-    let mend = "use an NPM account without two-factor authentication";
+    let mend = "add \"totp_secret\" to the account, or use an NPM account without";
     try_refusal(&npm, &accounts, "asks for a two-factor code", mend);
 }
 

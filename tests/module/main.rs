@@ -27,6 +27,7 @@ mod revocation;
 mod secrecy;
 mod site;
 mod status;
+mod two_factor;
 
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
