@@ -30,7 +30,7 @@ mod of_ngx {
     pub use ngx::ffi::{
         ngx_array_t, ngx_command_t, ngx_conf_t, ngx_cycle_t, ngx_http_conf_ctx_t,
         ngx_http_module_t, ngx_log_t, ngx_module_t, ngx_pool_cleanup_t, ngx_pool_t, ngx_queue_t,
-        ngx_str_t, NGX_HTTP_LOC_CONF_OFFSET,
+        ngx_str_t, NGX_HTTP_LOC_CONF_OFFSET, NGX_HTTP_MAIN_CONF_OFFSET,
     };
 }
 

@@ -13,9 +13,10 @@ use thiserror::Error;
 
 use super::bindings::{
     ngx_command_t, ngx_conf_full_name, ngx_conf_t, ngx_hash_key_t, ngx_http_core_main_conf_t,
-    ngx_http_get_variable_pt, ngx_http_variable_t, ngx_int_t, ngx_str_t, ngx_uint_t, HttpCore,
-    NGX_CONF_1MORE, NGX_CONF_NOARGS, NGX_HTTP_LOC_CONF, NGX_HTTP_LOC_CONF_OFFSET,
-    NGX_HTTP_MAIN_CONF, NGX_HTTP_SRV_CONF, NGX_LOG_EMERG, NGX_LOG_WARN, NGX_OK,
+    ngx_http_get_variable_pt, ngx_http_variable_t, ngx_int_t, ngx_parse_size, ngx_str_t,
+    ngx_uint_t, HttpCore, NGX_CONF_1MORE, NGX_CONF_NOARGS, NGX_CONF_TAKE1, NGX_HTTP_LOC_CONF,
+    NGX_HTTP_LOC_CONF_OFFSET, NGX_HTTP_MAIN_CONF, NGX_HTTP_MAIN_CONF_OFFSET, NGX_HTTP_SRV_CONF,
+    NGX_LOG_EMERG, NGX_LOG_WARN, NGX_OK,
 };
 #[cfg(nginx_pcre)]
 use super::bindings::{ngx_http_regex_compile, ngx_regex_compile_t};
@@ -23,7 +24,7 @@ use super::log::place;
 use super::others;
 use super::process::is_cold_start;
 use super::settings::{
-    AuthRequestSet, Browser, ClientToken, Directive, Identity, OnError, Settings,
+    AuthRequestSet, Browser, ClientToken, Directive, Identity, MainConf, OnError, Settings,
 };
 use super::status_page;
 use super::value::{variable_names, Value};
@@ -38,7 +39,7 @@ use crate::sso::npm::BaseUrl;
 const DEFAULT_FILE: &str = "/data/npm_token_inject.json";
 
 /// The module's directives, as nginx reads them.
-pub static mut COMMANDS: [ngx_command_t; 3] = [
+pub static mut COMMANDS: [ngx_command_t; 4] = [
     ngx_command_t {
         name: ngx_string!("npm_token_inject"),
         type_: (NGX_HTTP_MAIN_CONF | NGX_HTTP_SRV_CONF | NGX_HTTP_LOC_CONF | NGX_CONF_1MORE)
@@ -53,6 +54,14 @@ pub static mut COMMANDS: [ngx_command_t; 3] = [
         type_: (NGX_HTTP_LOC_CONF | NGX_CONF_NOARGS) as ngx_uint_t,
         set: Some(set_status),
         conf: NGX_HTTP_LOC_CONF_OFFSET,
+        offset: 0,
+        post: ptr::null_mut(),
+    },
+    ngx_command_t {
+        name: ngx_string!("npm_token_inject_zone"),
+        type_: (NGX_HTTP_MAIN_CONF | NGX_CONF_TAKE1) as ngx_uint_t,
+        set: Some(set_zone),
+        conf: NGX_HTTP_MAIN_CONF_OFFSET,
         offset: 0,
         post: ptr::null_mut(),
     },
@@ -90,6 +99,10 @@ enum DirectiveError {
          or say trust_headers=on where nobody can reach this server but through a proxy that sets it"
     )]
     FromClient { parameter: &'static str, variable: String },
+    #[error(
+        "invalid size \"{value}\": it is a number with k or m, as 1m, and no less than {least}k"
+    )]
+    InvalidSize { value: String, least: usize },
     #[error("{0}")]
     Accounts(#[from] AccountsError),
     /// nginx has said it already.
@@ -226,6 +239,43 @@ extern "C" fn set_status(
     main.peer = peer;
     location.handler = Some(status_page::handle);
     NGX_CONF_OK
+}
+
+extern "C" fn set_zone(
+    cf: *mut ngx_conf_t,
+    _: *mut ngx_command_t,
+    conf: *mut c_void,
+) -> *mut c_char {
+    // SAFETY: nginx passes a valid configuration, whose arguments are an array of ngx_str_t, and what
+    // create_main_conf made.
+    let (cf, main, arguments) = unsafe {
+        let arguments = (*(*cf).args).as_slice::<ngx_str_t>().to_vec();
+        (&mut *cf, &mut *conf.cast::<MainConf>(), arguments)
+    };
+    let size = match arguments[..] {
+        _ if main.zone_size.is_some() => Err(DirectiveError::Duplicate),
+        [_, mut size] => {
+            // SAFETY: nginx reads the text, and keeps nothing of it.
+            let bytes = usize::try_from(unsafe { ngx_parse_size(&mut size) });
+            let least = Zone::least_size();
+            let is_enough = |bytes: &usize| *bytes >= least;
+            bytes.ok().filter(is_enough).ok_or_else(|| DirectiveError::InvalidSize {
+                value: display(&size),
+                least: least / 1024,
+            })
+        }
+        _ => Err(DirectiveError::Nginx),
+    };
+    match size {
+        Ok(size) => {
+            main.zone_size = Some(size);
+            NGX_CONF_OK
+        }
+        Err(error) => {
+            ngx_conf_log_error!(NGX_LOG_EMERG, cf, "npm_token_inject_zone: {}", error);
+            NGX_CONF_ERROR
+        }
+    }
 }
 
 fn parse(cf: &mut ngx_conf_t, before: &Directive) -> Result<Directive, DirectiveError> {
@@ -390,6 +440,9 @@ pub fn finish(cf: &mut ngx_conf_t) -> Result<(), Status> {
     let Some(main) = TokenInject::main_conf(cf) else {
         return Ok(());
     };
+    if let Some(zone) = main.zone {
+        zone.set_size(main.zone_size);
+    }
     if !main.is_in_use() {
         return Ok(());
     }

@@ -9,7 +9,7 @@ use super::bindings::{
 };
 use super::request::Request;
 
-use super::pool::{push, OutOfMemory};
+use super::pool::{parts, push, OutOfMemory};
 use crate::sso::origin::Provenance;
 
 const AUTHORIZATION: Name = Name::new(b"Authorization", b"authorization");
@@ -80,7 +80,7 @@ pub fn read(request: &Request) -> (Sent, Provenance<'_>) {
     let r: &ngx_http_request_t = request.as_ref();
     let mut sent = Sent::default();
     let mut provenance = Provenance::default();
-    for part in parts(&r.headers_in.headers) {
+    for part in header_parts(r) {
         for header in part {
             // Most headers end here, with no more than a look at the length of their names.
             let place = match header.key.len {
@@ -262,7 +262,7 @@ fn leave_out(r: &mut ngx_http_request_t, whole_page: bool) -> Result<ngx_list_t,
         AUTHORIZATION.is_of(header)
             || whole_page && PAGE_CONDITIONS.iter().any(|name| name.is_of(header))
     };
-    let kept = || parts(&r.headers_in.headers).flatten().filter(|header| !is_left_out(header));
+    let kept = || header_parts(r).flatten().filter(|header| !is_left_out(header));
     let count = kept().count();
     // Room for one header more: most often, another `Authorization` follows.
     let (size, nalloc) = (size_of::<ngx_table_elt_t>(), count + 1);
@@ -284,18 +284,7 @@ fn leave_out(r: &mut ngx_http_request_t, whole_page: bool) -> Result<ngx_list_t,
     Ok(old)
 }
 
-fn parts(list: &ngx_list_t) -> impl Iterator<Item = &[ngx_table_elt_t]> {
-    let mut next: Option<&ngx_list_part_t> = Some(&list.part);
-    std::iter::from_fn(move || {
-        let part = next?;
-        // SAFETY: parts are linked by valid pointers, the last one's being null; each holds nelts
-        // elements, of this type in a list of headers.
-        unsafe {
-            next = part.next.as_ref();
-            Some(match part.nelts {
-                0 => &[],
-                nelts => std::slice::from_raw_parts(part.elts.cast(), nelts),
-            })
-        }
-    })
+fn header_parts(r: &ngx_http_request_t) -> impl Iterator<Item = &[ngx_table_elt_t]> {
+    // SAFETY: a list of headers has these.
+    unsafe { parts(&r.headers_in.headers) }
 }

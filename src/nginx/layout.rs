@@ -62,7 +62,7 @@ const OF_NGX: [(&str, &[&str]); 12] = [
             "cmd_type",
         ],
     ),
-    ("ngx_cycle_t", &["conf_ctx", "pool", "log", "modules"]),
+    ("ngx_cycle_t", &["conf_ctx", "pool", "log", "modules", "shared_memory", "old_cycle"]),
     ("ngx_http_conf_ctx_t", &["main_conf", "srv_conf", "loc_conf"]),
     (
         "ngx_http_module_t",

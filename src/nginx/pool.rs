@@ -1,10 +1,10 @@
-//! Memory that lives as long as a request: copies in its pool, headers in its lists.
+//! Memory that lives as long as a request: copies in its pool, headers in its lists; and nginx's lists.
 
 use std::ptr;
 
 use ngx::core::Pool;
 
-use super::bindings::{ngx_list_push, ngx_list_t, ngx_str_t, ngx_table_elt_t};
+use super::bindings::{ngx_list_part_t, ngx_list_push, ngx_list_t, ngx_str_t, ngx_table_elt_t};
 
 /// Memory of the request is out.
 #[derive(Debug)]
@@ -43,4 +43,25 @@ pub fn push(
         place.write(header);
         Ok(place)
     }
+}
+
+/// The elements of one of nginx's lists, as it has them: a part at a time.
+///
+/// # Safety
+///
+/// The list has elements of this type.
+pub unsafe fn parts<'a, T: 'a>(list: &'a ngx_list_t) -> impl Iterator<Item = &'a [T]> {
+    let mut next: Option<&ngx_list_part_t> = Some(&list.part);
+    std::iter::from_fn(move || {
+        let part = next?;
+        // SAFETY: parts are linked by valid pointers, the last one's being null; each holds nelts
+        // elements, as promised by the caller.
+        unsafe {
+            next = part.next.as_ref();
+            Some(match part.nelts {
+                0 => &[],
+                nelts => std::slice::from_raw_parts(part.elts.cast(), nelts),
+            })
+        }
+    })
 }

@@ -19,6 +19,8 @@ use crate::sso::groups::Separator;
 #[derive(Default)]
 pub struct MainConf {
     pub zone: Option<Zone>,
+    /// What the configuration says of the zone's size, in bytes.
+    pub zone_size: Option<usize>,
     /// Every directive that is not `off`, wherever it stands.
     pub settings: Vec<Rc<Settings>>,
     pub granted: Option<Granted>,

@@ -1,7 +1,6 @@
 //! The shared zone: the table of [`crate::sso::cache`] in nginx's shared memory, and its lock.
 
 use std::ffi::c_void;
-use std::mem::size_of;
 use std::ops::{Deref, DerefMut};
 use std::ptr::{self, NonNull};
 
@@ -10,32 +9,47 @@ use ngx::http::HttpModule;
 use ngx::ngx_string;
 
 use super::bindings::{
-    ngx_conf_t, ngx_int_t, ngx_pagesize, ngx_shared_memory_add, ngx_shm_zone_t, ngx_shmtx_lock,
-    ngx_shmtx_unlock, ngx_slab_calloc, ngx_slab_pool_t,
+    ngx_conf_t, ngx_cycle, ngx_int_t, ngx_pagesize, ngx_shared_memory_add, ngx_shm_zone_t,
+    ngx_shmtx_lock, ngx_shmtx_unlock, ngx_slab_calloc, ngx_slab_pool_t,
 };
+use super::pool::parts;
 use super::TokenInject;
 use crate::sso::cache::Table;
 use crate::sso::marker::MarkerKey;
 
+/// The zone's size where the configuration says nothing of it.
+const DEFAULT_SIZE: usize = 1 << 20;
+
 /// A zone that the configuration asked for. nginx maps it before it starts any worker, and hands
-/// it on at a reload, for its name and size stay the same.
+/// it on at a reload, where its name and size stay the same.
 #[derive(Clone, Copy)]
 pub struct Zone(NonNull<ngx_shm_zone_t>);
 
 impl Zone {
-    /// Asks nginx for the zone. However often it is asked for, there is one.
+    /// Asks nginx for the zone. However often it is asked for, there is one. Its size is still to be
+    /// set.
     pub fn request(cf: &mut ngx_conf_t) -> Option<Self> {
-        // Room for the table, and for the slab allocator's own bookkeeping.
-        // SAFETY: nginx sets ngx_pagesize before it reads any configuration.
-        let size = size_of::<Table>() + 16 * unsafe { ngx_pagesize };
         let tag = ptr::from_ref(TokenInject::module()).cast_mut().cast::<c_void>();
         // SAFETY: cf is valid, and the name is static.
         let zone =
-            unsafe { ngx_shared_memory_add(cf, &mut ngx_string!("npm_token_inject"), size, tag) };
+            unsafe { ngx_shared_memory_add(cf, &mut ngx_string!("npm_token_inject"), 0, tag) };
         let mut zone = NonNull::new(zone)?;
         // SAFETY: nginx has just returned this zone.
         unsafe { zone.as_mut() }.init = Some(init);
         Some(Self(zone))
+    }
+
+    /// The least size of a zone, in bytes, as for nginx's own ones.
+    pub fn least_size() -> usize {
+        // SAFETY: nginx sets ngx_pagesize before it reads any configuration.
+        8 * unsafe { ngx_pagesize }
+    }
+
+    /// Sets the zone's size, in bytes, or the default one. Before the configuration has been read, to
+    /// its end, there is none.
+    pub fn set_size(mut self, size: Option<usize>) {
+        // SAFETY: the zone is of the configuration that is being read.
+        unsafe { self.0.as_mut() }.shm.size = size.unwrap_or(DEFAULT_SIZE);
     }
 
     /// Locks the table. Held for a few lines only: other workers spin meanwhile.
@@ -48,7 +62,7 @@ impl Zone {
             let zone = self.0.as_ref();
             let pool = zone.shm.addr.cast::<ngx_slab_pool_t>();
             ngx_shmtx_lock(ptr::addr_of_mut!((*pool).mutex));
-            LockedTable { pool, table: zone.data.cast() }
+            LockedTable { pool, table: Table::at(zone.data.cast()) }
         }
     }
 }
@@ -84,27 +98,67 @@ impl Drop for LockedTable {
 
 /// Lays the table out in a new zone, or takes over the one of the cycle before.
 extern "C" fn init(zone: *mut ngx_shm_zone_t, inherited: *mut c_void) -> ngx_int_t {
-    // SAFETY: nginx passes a mapped zone, its slab pool initialized at its beginning; a pool's
-    // zeroed memory is a valid, empty table.
+    // SAFETY: nginx passes a mapped zone, its slab pool initialized at its beginning; what it hands on
+    // is what this function has left in a zone of the same size.
     unsafe {
-        let pool = (*zone).shm.addr.cast::<ngx_slab_pool_t>();
-        let table = match (inherited.is_null(), (*zone).shm.exists) {
+        let zone = &mut *zone;
+        let pool = zone.shm.addr.cast::<ngx_slab_pool_t>();
+        let table = match (inherited.is_null(), zone.shm.exists) {
             (false, _) => inherited,
-            (true, 0) => ngx_slab_calloc(pool, size_of::<Table>()),
+            (true, 0) => new_table(zone, pool).unwrap_or(ptr::null_mut()),
             (true, _) => (*pool).data,
         };
         if table.is_null() {
             return Status::NGX_ERROR.into();
         }
-        if inherited.is_null() && (*zone).shm.exists == 0 {
-            let mut key = MarkerKey::default();
-            if getrandom::fill(&mut key).is_err() {
-                return Status::NGX_ERROR.into();
-            }
-            (*table.cast::<Table>()).set_marker_key(key);
-        }
         (*pool).data = table;
-        (*zone).data = table;
+        zone.data = table;
     }
     Status::NGX_OK.into()
+}
+
+/// Lays a table out that fills a zone, and keeps what the configuration before knew where its zone is of
+/// another size.
+///
+/// # Safety
+///
+/// The zone is a new one, and the pool is its own.
+unsafe fn new_table(zone: &ngx_shm_zone_t, pool: *mut ngx_slab_pool_t) -> Option<*mut c_void> {
+    // SAFETY: as promised by the caller. A pool gives all its free pages in one piece, zeroed, and
+    // aligned to a page.
+    unsafe {
+        let places = Table::places_in((*pool).pfree * ngx_pagesize);
+        let address = ngx_slab_calloc(pool, Table::size(places));
+        if address.is_null() || places == 0 {
+            return None;
+        }
+        let table = &mut *Table::lay_out(address.cast(), places);
+        match predecessor(zone) {
+            Some(before) => table.take_over(&mut before.lock()),
+            None => {
+                let mut key = MarkerKey::default();
+                getrandom::fill(&mut key).ok()?;
+                table.set_marker_key(key);
+            }
+        }
+        Some(address)
+    }
+}
+
+/// The zone of the configuration before that stands for the same, if this module made it.
+///
+/// # Safety
+///
+/// A configuration is being read, in the process that has read the one before.
+unsafe fn predecessor(zone: &ngx_shm_zone_t) -> Option<Zone> {
+    // SAFETY: nginx has a cycle then, which is the one before; its zones are a list of these, and are
+    // mapped as long as it is.
+    let mut zones = unsafe {
+        parts::<ngx_shm_zone_t>(&*ptr::addr_of!((*ngx_cycle).shared_memory).cast()).flatten()
+    };
+    let name = zone.shm.name.as_bytes();
+    let same = zones.find(|other| {
+        other.tag == zone.tag && other.shm.name.as_bytes() == name && !other.data.is_null()
+    });
+    same.map(|other| Zone(NonNull::from(other)))
 }

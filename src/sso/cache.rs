@@ -1,10 +1,14 @@
 //! The cache of tokens that all workers share.
 //!
-//! A fixed table, laid over shared memory: no pointers and no allocation, so that a full table
-//! evicts and never fails, and a worker that is killed half-way leaves nothing that another could
-//! follow into the void. Whoever holds a `&mut Table` holds its lock.
+//! A table of as many places as there is room for, laid over shared memory: no pointers and no
+//! allocation, so that a full table evicts and never fails, and a worker that is killed half-way
+//! leaves nothing that another could follow into the void. Places are linked by their numbers, twice:
+//! those whose keys fall into the same bucket, and all in the order of their last use. Whoever holds a
+//! `&mut Table` holds its lock.
 
 use std::cmp::Reverse;
+use std::mem::{offset_of, size_of};
+use std::ptr;
 use std::sync::atomic::{compiler_fence, Ordering};
 use std::time::Duration;
 
@@ -14,9 +18,6 @@ use super::npm::{LoginError, Role};
 use super::status::{AccountStatus, Counters, State, Status, Totals};
 use super::time::{is_ahead, is_recent};
 use super::token::{Millis, Token, AUTHORIZATION_MAX};
-
-/// How many accounts the table holds. Beyond, the least recently used one is forgotten.
-pub const SLOTS: usize = 256;
 
 /// A refused secret is not tried again for so long.
 const REFUSED_PAUSE: Millis = 60_000;
@@ -39,6 +40,7 @@ const CHECK_INTERVAL: Millis = 10_000;
 pub type Pid = i32;
 
 /// A short text, cut where there is no more room.
+#[derive(Clone, Copy)]
 #[repr(C)]
 struct Text<const N: usize> {
     len: u32,
@@ -59,10 +61,35 @@ impl<const N: usize> Text<N> {
     }
 }
 
+/// The number of a place, plus one. All zeros is none.
+#[derive(Clone, Copy, PartialEq, Eq)]
+#[repr(transparent)]
+struct Link(u32);
+
+impl Link {
+    const NONE: Self = Self(0);
+
+    fn to(index: usize) -> Self {
+        Self(u32::try_from(index + 1).unwrap_or(0))
+    }
+
+    fn index(self) -> Option<usize> {
+        (self.0 as usize).checked_sub(1)
+    }
+}
+
 /// One account's state. All zeros is a free slot.
+#[derive(Clone, Copy)]
 #[repr(C)]
 struct Slot {
     key: [u64; 4],
+    /// The first place in the bucket of this slot's number, whichever account has the slot itself.
+    first: Link,
+    /// The next place in the bucket of this account's key.
+    next: Link,
+    /// The places that were used after this one, and before it.
+    newer: Link,
+    older: Link,
     /// The table's clock at the last use; 0 marks a free slot.
     used: u64,
     /// The token in `authorization` may be sent until then; 0 where there is none.
@@ -147,6 +174,7 @@ impl Slot {
         self.authorization_len = 0;
     }
 
+    /// Makes the slot another account's. Its links stay.
     fn clear(&mut self, key: &AccountKey) {
         self.used = 0;
         self.forget_token();
@@ -189,17 +217,29 @@ impl Slot {
     }
 }
 
-/// The table itself. All zeros is an empty one.
+/// The table itself. All zeros, but for the number of its places, is an empty one.
 #[repr(C)]
 pub struct Table {
+    /// How many slots there are.
+    places: u64,
     /// Counts uses.
     clock: u64,
     /// Slots from here on have never been used.
     filled: u64,
+    /// Not 0 while links are being changed: where a worker was killed then, they are made anew.
+    is_relinking: u64,
+    newest: Link,
+    oldest: Link,
     marker_key: MarkerKey,
     totals: Totals,
-    slots: [Slot; SLOTS],
+    slots: [Slot],
 }
+
+/// Where the slots of a table begin.
+const HEADER: usize = {
+    let end = offset_of!(Table, totals) + size_of::<Totals>();
+    end.next_multiple_of(align_of::<Slot>())
+};
 
 /// Where in the table an account was last seen. Saves the search.
 pub type Hint = usize;
@@ -253,6 +293,70 @@ pub enum Access<'a> {
 }
 
 impl Table {
+    /// How many accounts a table holds for which there are so many bytes. Beyond, the least recently
+    /// used one is forgotten.
+    pub const fn places_in(bytes: usize) -> usize {
+        let places = bytes.saturating_sub(HEADER) / size_of::<Slot>();
+        // A link is a number of 32 bits.
+        if places < u32::MAX as usize {
+            places
+        } else {
+            u32::MAX as usize - 1
+        }
+    }
+
+    /// How many bytes a table of so many places needs.
+    pub const fn size(places: usize) -> usize {
+        HEADER + places * size_of::<Slot>()
+    }
+
+    /// Lays an empty table of so many places out.
+    ///
+    /// # Safety
+    ///
+    /// There are [`Self::size`] zeroed bytes at the address, aligned for a `u64`.
+    pub unsafe fn lay_out(address: *mut u8, places: usize) -> *mut Self {
+        // SAFETY: the number of places is the first of the zeroed bytes.
+        unsafe {
+            address.cast::<u64>().write(places as u64);
+            Self::at(address)
+        }
+    }
+
+    /// The table that has been laid out there.
+    ///
+    /// # Safety
+    ///
+    /// It has, with as many places as it says at its beginning.
+    pub unsafe fn at(address: *mut u8) -> *mut Self {
+        // SAFETY: as promised by the caller. A pointer to a structure that ends with a slice has the
+        // slice's length.
+        let places = unsafe { address.cast::<u64>().read() };
+        ptr::slice_from_raw_parts_mut(address, places as usize) as *mut Self
+    }
+
+    /// Takes the accounts of another table over, those that were used last where there is no room for
+    /// all of them, and what was counted there.
+    pub fn take_over(&mut self, other: &mut Self) {
+        other.mend();
+        self.clock = other.clock;
+        self.marker_key = other.marker_key;
+        self.totals = other.totals;
+        let mut order = Vec::new();
+        let mut link = other.newest;
+        while let Some((index, slot)) =
+            other.slot_of(link).filter(|_| order.len() < self.slots.len())
+        {
+            order.push(index);
+            link = slot.older;
+        }
+        for (place, index) in self.slots.iter_mut().zip(order.iter().rev()) {
+            *place = other.slots[*index];
+        }
+        self.filled = order.len() as u64;
+        self.link_anew();
+    }
+
     /// Sets what markers are made with. Once, for a new table.
     pub fn set_marker_key(&mut self, key: MarkerKey) {
         self.marker_key = key;
@@ -472,7 +576,7 @@ impl Table {
     }
 
     fn filled_slots(&mut self) -> &mut [Slot] {
-        let filled = (self.filled as usize).min(SLOTS);
+        let filled = (self.filled as usize).min(self.slots.len());
         &mut self.slots[..filled]
     }
 
@@ -480,42 +584,183 @@ impl Table {
     fn slot(&mut self, key: &AccountKey, hint: &mut Hint, now: Millis) -> &mut Slot {
         self.clock += 1;
         let clock = self.clock;
-        let index = match self.filled_slots().get(*hint) {
+        let index = match self.slots.get(*hint) {
             Some(slot) if slot.used != 0 && slot.key == key.0 => *hint,
             _ => self.find(key).unwrap_or_else(|| self.make_room(key, now)),
         };
         *hint = index;
+        if self.newest != Link::to(index) {
+            self.change_links(|table| {
+                table.leave_order(index);
+                table.enter_order(index);
+            });
+        }
         let slot = &mut self.slots[index];
         slot.used = clock;
         slot
     }
 
     fn find(&mut self, key: &AccountKey) -> Option<usize> {
-        self.filled_slots().iter().position(|slot| slot.key == key.0 && slot.used != 0)
+        self.mend();
+        let mut link = self.slots[self.bucket(key)].first;
+        for _ in 0..=self.slots.len() {
+            let (index, slot) = self.slot_of(link)?;
+            if slot.key == key.0 && slot.used != 0 {
+                return Some(index);
+            }
+            link = slot.next;
+        }
+        // Links that lead in a circle nobody has made.
+        self.link_anew();
+        None
     }
 
     fn make_room(&mut self, key: &AccountKey, now: Millis) -> usize {
-        let index = match self.filled as usize {
-            filled if filled < SLOTS => {
-                self.filled += 1;
-                filled
+        let bucket = self.bucket(key);
+        let mut made = 0;
+        self.change_links(|table| {
+            let filled = table.filled as usize;
+            let index = match filled < table.slots.len() {
+                true => {
+                    table.filled += 1;
+                    filled
+                }
+                false => {
+                    let index = table.least_recently_used(now);
+                    table.leave_bucket(index);
+                    table.leave_order(index);
+                    index
+                }
+            };
+            table.slots[index].clear(key);
+            table.slots[index].next =
+                std::mem::replace(&mut table.slots[bucket].first, Link::to(index));
+            table.enter_order(index);
+            made = index;
+        });
+        made
+    }
+
+    /// Accounts that are being logged in go last: somebody waits for them.
+    fn least_recently_used(&self, now: Millis) -> usize {
+        let mut link = self.oldest;
+        for _ in 0..self.slots.len() {
+            match self.slot_of(link) {
+                Some((index, slot)) if !slot.is_claimed(now, |_| true) => return index,
+                Some((_, slot)) => link = slot.newer,
+                None => break,
             }
-            // Accounts that are being logged in go last: somebody waits for them.
-            _ => {
-                let slots = self.slots.iter().enumerate();
-                slots
-                    .min_by_key(|(_, slot)| (slot.is_claimed(now, |_| true), slot.used))
-                    .map_or(0, |(index, _)| index)
+        }
+        self.oldest.index().filter(|&index| index < self.slots.len()).unwrap_or(0)
+    }
+
+    /// The number of the slot that has the beginning of a key's bucket. Keys are hashes.
+    fn bucket(&self, key: &AccountKey) -> usize {
+        (key.0[0] % self.slots.len() as u64) as usize
+    }
+
+    /// The slot that a link leads to. The table may have been left by a killed worker: no link is
+    /// trusted.
+    fn slot_of(&self, link: Link) -> Option<(usize, &Slot)> {
+        let index = link.index()?;
+        self.slots.get(index).map(|slot| (index, slot))
+    }
+
+    /// Changes links, so that it shows where that has ended half-way.
+    fn change_links(&mut self, change: impl FnOnce(&mut Self)) {
+        self.mend();
+        self.is_relinking = 1;
+        compiler_fence(Ordering::SeqCst);
+        change(self);
+        compiler_fence(Ordering::SeqCst);
+        self.is_relinking = 0;
+    }
+
+    /// Makes the links anew where a worker was killed while it changed them.
+    fn mend(&mut self) {
+        if self.is_relinking != 0 {
+            self.link_anew();
+        }
+    }
+
+    /// Makes all links anew, by what the slots themselves hold.
+    fn link_anew(&mut self) {
+        self.is_relinking = 1;
+        compiler_fence(Ordering::SeqCst);
+        self.newest = Link::NONE;
+        self.oldest = Link::NONE;
+        for slot in &mut self.slots {
+            for link in [&mut slot.first, &mut slot.next, &mut slot.newer, &mut slot.older] {
+                *link = Link::NONE;
             }
-        };
-        self.slots[index].clear(key);
-        index
+        }
+        let mut order: Vec<_> = self
+            .filled_slots()
+            .iter()
+            .enumerate()
+            .map(|(index, slot)| (slot.used, index))
+            .collect();
+        order.sort_unstable();
+        for (_, index) in order {
+            let bucket = self.bucket(&AccountKey(self.slots[index].key));
+            self.slots[index].next =
+                std::mem::replace(&mut self.slots[bucket].first, Link::to(index));
+            self.enter_order(index);
+        }
+        compiler_fence(Ordering::SeqCst);
+        self.is_relinking = 0;
+    }
+
+    fn leave_bucket(&mut self, index: usize) {
+        let bucket = self.bucket(&AccountKey(self.slots[index].key));
+        let next = self.slots[index].next;
+        if self.slots[bucket].first == Link::to(index) {
+            self.slots[bucket].first = next;
+            return;
+        }
+        let mut link = self.slots[bucket].first;
+        for _ in 0..self.slots.len() {
+            match self.slot_of(link) {
+                Some((before, slot)) if slot.next == Link::to(index) => {
+                    self.slots[before].next = next;
+                    return;
+                }
+                Some((_, slot)) => link = slot.next,
+                None => return,
+            }
+        }
+    }
+
+    /// Takes a slot out of the order of use, if it is in it.
+    fn leave_order(&mut self, index: usize) {
+        let Slot { newer, older, .. } = self.slots[index];
+        match newer.index().and_then(|index| self.slots.get_mut(index)) {
+            Some(slot) => slot.older = older,
+            None if self.newest == Link::to(index) => self.newest = older,
+            None => {}
+        }
+        match older.index().and_then(|index| self.slots.get_mut(index)) {
+            Some(slot) => slot.newer = newer,
+            None if self.oldest == Link::to(index) => self.oldest = newer,
+            None => {}
+        }
+    }
+
+    /// Makes a slot the one that was used last.
+    fn enter_order(&mut self, index: usize) {
+        let before = std::mem::replace(&mut self.newest, Link::to(index));
+        self.slots[index].newer = Link::NONE;
+        self.slots[index].older = before;
+        match before.index().and_then(|index| self.slots.get_mut(index)) {
+            Some(slot) => slot.newer = Link::to(index),
+            None => self.oldest = Link::to(index),
+        }
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use std::alloc::{alloc_zeroed, Layout};
+    use std::ops::{Deref, DerefMut};
 
     use base64::engine::general_purpose::URL_SAFE_NO_PAD;
     use base64::Engine;
@@ -525,9 +770,38 @@ mod tests {
 
     const NOW: Millis = 1_700_000_000_000;
 
-    fn table() -> Box<Table> {
-        // SAFETY: allocated for a table, which is made of integers, for which all zeros is a value.
-        unsafe { Box::from_raw(alloc_zeroed(Layout::new::<Table>()).cast()) }
+    const PLACES: usize = 256;
+
+    /// A table in memory of its own.
+    struct Own(Box<[u64]>);
+
+    impl Own {
+        fn new(places: usize) -> Self {
+            let mut words = vec![0; Table::size(places).div_ceil(8)].into_boxed_slice();
+            // SAFETY: there are so many zeroed bytes.
+            unsafe { Table::lay_out(words.as_mut_ptr().cast(), places) };
+            Self(words)
+        }
+    }
+
+    impl Deref for Own {
+        type Target = Table;
+
+        fn deref(&self) -> &Table {
+            // SAFETY: `new` has laid it out.
+            unsafe { &*Table::at(self.0.as_ptr().cast_mut().cast()) }
+        }
+    }
+
+    impl DerefMut for Own {
+        fn deref_mut(&mut self) -> &mut Table {
+            // SAFETY: as above.
+            unsafe { &mut *Table::at(self.0.as_mut_ptr().cast()) }
+        }
+    }
+
+    fn table() -> Own {
+        Own::new(PLACES)
     }
 
     fn key(n: u64) -> AccountKey {
@@ -670,7 +944,7 @@ mod tests {
     fn a_full_table_forgets_the_least_recently_used_account() {
         let mut table = table();
         let token = token(86_400_000);
-        for n in 1..=SLOTS as u64 {
+        for n in 1..=PLACES as u64 {
             table.store(&key(n), (&token, Role::Standard), false, NOW);
         }
         let authorization = Some(token.authorization().as_bytes());
@@ -681,10 +955,113 @@ mod tests {
         assert_eq!(access(&mut table, 2, NOW, 10), Access::LogIn);
     }
 
+    /// A table does what a list of the last accounts does, whatever is asked of it.
+    #[test]
+    fn a_table_forgets_as_a_list_of_the_last_accounts_does() {
+        const ROUNDS: usize = 20_000;
+        for places in [1, 2, 3, 7, 64] {
+            let mut table = Own::new(places);
+            let token = token(86_400_000);
+            let mut recent: Vec<u64> = Vec::new();
+            let mut random = 1u64;
+            for _ in 0..ROUNDS {
+                random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+                // Some of these fall into the same bucket.
+                let n = (random >> 33) % (2 * places as u64 + 1);
+                let known = recent.iter().position(|&other| other == n);
+                let found = access(&mut table, n, NOW, 10);
+                assert_eq!(fresh(&found).is_some(), known.is_some(), "{n} in {recent:?}");
+                if known.is_none() {
+                    table.store(&key(n), (&token, Role::Standard), false, NOW);
+                }
+                recent.retain(|&other| other != n);
+                recent.push(n);
+                if recent.len() > places {
+                    recent.remove(0);
+                }
+            }
+            let shown = table.status(NOW, |_, _| true);
+            assert_eq!(shown.accounts.len(), 1, "all have the same name");
+            assert_eq!(table.filled as usize, places);
+        }
+    }
+
+    #[test]
+    fn a_table_of_another_size_takes_over_what_was_used_last() {
+        let token = token(86_400_000);
+        for (places, more) in [(10, 20), (10, 10), (10, 4), (10, 1)] {
+            let mut table = Own::new(places);
+            table.set_marker_key([7; 32]);
+            for n in 0..10 {
+                table.store(&key(n), (&token, Role::Standard), false, NOW);
+            }
+            // The first is the last now.
+            assert!(fresh(&access(&mut table, 0, NOW, 10)).is_some());
+            table.totals().kept = 3;
+
+            let mut other = Own::new(more);
+            other.take_over(&mut table);
+            assert_eq!((other.marker_key(), other.totals().kept), ([7; 32], 3));
+            let last: Vec<u64> = [0, 9, 8, 7, 6, 5, 4, 3, 2, 1].into_iter().take(more).collect();
+            for n in 0..10 {
+                let is_known = other.find(&key(n)).is_some();
+                assert_eq!(is_known, last.contains(&n), "{n} of {more}");
+            }
+            // The order is the same: what was used first goes first.
+            let first = *last.last().expect("an account");
+            for n in 100..100 + (more - last.len() + 1) as u64 {
+                assert_eq!(access(&mut other, n, NOW, 10), Access::LogIn);
+            }
+            assert_eq!(other.find(&key(first)), None);
+        }
+    }
+
+    /// A worker that is killed may leave links half-way, or anything in their place.
+    #[test]
+    fn links_that_were_left_half_way_are_made_anew() {
+        let token = token(86_400_000);
+        let fill = || {
+            let mut table = Own::new(8);
+            for n in 0..8 {
+                table.store(&key(n), (&token, Role::Standard), false, NOW);
+            }
+            table
+        };
+        let damages: [fn(&mut Table); 5] = [
+            |table| table.slots.iter_mut().for_each(|slot| slot.next = Link::to(3)),
+            |table| table.slots.iter_mut().for_each(|slot| slot.first = Link(u32::MAX)),
+            |table| table.slots.iter_mut().for_each(|slot| slot.older = Link::to(99)),
+            |table| table.slots.iter_mut().for_each(|slot| slot.newer = Link::to(0)),
+            |table| (table.newest, table.oldest) = (Link::to(1_000), Link::NONE),
+        ];
+        for (n, damage) in damages.iter().enumerate() {
+            let mut table = fill();
+            damage(&mut table);
+            table.is_relinking = 1;
+            for n in 0..8 {
+                assert!(fresh(&access(&mut table, n, NOW, 10)).is_some(), "{n}");
+            }
+            for n in 8..12 {
+                assert_eq!(access(&mut table, n, NOW, 10), Access::LogIn);
+            }
+            assert_eq!(table.find(&key(0)), None);
+            assert!(table.find(&key(7)).is_some());
+
+            // Where nothing says that they were being changed, they cost no more than tokens.
+            let mut table = fill();
+            damage(&mut table);
+            for n in 0..100 {
+                let _ = access(&mut table, n, NOW, 10);
+            }
+            table.store(&key(1), (&token, Role::Standard), false, NOW);
+            assert!(fresh(&access(&mut table, 1, NOW, 10)).is_some(), "damage {n}");
+        }
+    }
+
     #[test]
     fn a_table_full_of_promises_still_finds_room() {
         let mut table = table();
-        for n in 1..=2 * SLOTS as u64 {
+        for n in 1..=2 * PLACES as u64 {
             assert_eq!(access(&mut table, n, NOW, 10), Access::LogIn);
         }
     }
@@ -693,7 +1070,7 @@ mod tests {
     fn a_hint_that_is_wrong_is_corrected() {
         let mut table = table();
         table.store(&key(1), (&token(10_000), Role::Standard), false, NOW);
-        for wrong in [1, 5, SLOTS - 1, SLOTS, usize::MAX] {
+        for wrong in [1, 5, PLACES - 1, PLACES, usize::MAX] {
             let mut hint = wrong;
             let found = table.access(&key(1), &mut hint, NOW, claim(10), |_| true);
             assert!(matches!(found, Access::Fresh { .. }));
@@ -905,7 +1282,7 @@ mod tests {
     }
 
     /// A table with a token, and the number of its issue.
-    fn signed_in() -> (Box<Table>, u64) {
+    fn signed_in() -> (Own, u64) {
         let mut table = table();
         let issue = table.store(&key(1), (&token(86_400_000), Role::Standard), false, NOW);
         (table, issue)
@@ -1020,7 +1397,7 @@ mod tests {
         table.store(&key(1), (&token(10_000), Role::Standard), false, NOW);
         table.count_wait(&key(1), 400, NOW);
         table.count_wait(&key(1), 20, NOW);
-        for mut hint in [0, 1, SLOTS] {
+        for mut hint in [0, 1, PLACES] {
             table.access(&key(1), &mut hint, NOW, claim(10), |_| true);
             table.count_hit(hint);
         }
@@ -1111,11 +1488,11 @@ mod tests {
     #[test]
     fn an_account_that_has_made_room_is_no_longer_shown() {
         let mut table = table();
-        for n in 1..=SLOTS as u64 + 1 {
+        for n in 1..=PLACES as u64 + 1 {
             table.describe(&key(n), &format!("user{n}"), "http://npm:81", false, NOW);
         }
         let accounts = table.status(NOW, |_, _| true).accounts;
-        assert_eq!(accounts.len(), SLOTS);
+        assert_eq!(accounts.len(), PLACES);
         assert!(!accounts.iter().any(|account| account.identity == "user1"));
     }
 }

@@ -265,7 +265,7 @@ fn an_npm_whose_certificate_changes_serves_until_its_new_authority_is_known() {
 fn more_accounts_at_once_than_the_zone_holds_get_their_own_tokens() {
     const ACCOUNTS: usize = 300;
     let npm = npm_with_users(ACCOUNTS).start();
-    let nginx = busy_site(&npm, 4).start();
+    let nginx = busy_site(&npm, 4).http("npm_token_inject_zone 256k;").start();
     let next = AtomicUsize::new(0);
     let request = |client: &Client| {
         let number = next.fetch_add(1, Ordering::Relaxed) % ACCOUNTS;

@@ -12,9 +12,6 @@ use testbed::{eventually, Client, Fault, Nginx, Npm, Reply, Tls};
 
 use crate::site::*;
 
-/// How many accounts the cache holds.
-const SLOTS: usize = 256;
-
 /// Lets this process have many connections open, as many as the system does.
 fn raise_file_limit() {
     // SAFETY: both calls read or write the structure, which lives as long as they do.
@@ -332,24 +329,4 @@ fn an_npm_behind_https_that_cannot_be_trusted_gets_no_secret_and_the_log_names_c
         };
         assert!(lines.len() == 1 && lines.iter().all(tells), "{what}: {lines:?}");
     }
-}
-
-#[test]
-fn more_accounts_than_the_cache_holds_still_get_their_own_tokens() {
-    const COUNT: usize = SLOTS + 44;
-    let npm = npm_with_users(COUNT).login_time(Duration::ZERO).start();
-    let nginx = busy_site(&npm, 1).start();
-    let client = nginx.client();
-    let me_as = |n: usize| me_with(&client, &identity(n), &format!("secret{n}")).send();
-    for round in 0..2 {
-        for number in 0..COUNT {
-            assert_eq!(email(&me_as(number)), identity(number), "round {round}");
-        }
-    }
-    // Those that were used last are still there.
-    let logins = npm.logins();
-    for number in COUNT - SLOTS..COUNT {
-        assert_eq!(status(&me_as(number)), "hit", "{number}");
-    }
-    assert_eq!(npm.logins(), logins);
 }

@@ -28,6 +28,7 @@ mod secrecy;
 mod site;
 mod status;
 mod two_factor;
+mod zone;
 
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
