@@ -426,3 +426,176 @@ fn all_workers_share_one_login() {
     assert!(workers.len() > 1, "{workers:?}");
     assert_eq!(site.logins(), 1);
 }
+
+/// People with addresses of this test's own, whose NPM users are deleted when dropped.
+struct People {
+    npm: Target,
+    outpost: Outpost,
+    nginx: Nginx,
+    domain: String,
+}
+
+impl People {
+    fn new() -> Self {
+        static COUNT: AtomicU32 = AtomicU32::new(0);
+        let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let count = COUNT.fetch_add(1, Ordering::Relaxed);
+        let domain = format!("test-{}-{count}.example.com", since.as_nanos());
+        let site = Site::open_with(|nginx, npm| {
+            let accounts = json!({"api": npm.url, "timeout": "30s", "sign_in_as": {
+                "identity": npm.identity,
+                "secret": npm.secret,
+                "create": true,
+                "groups": {"npm-admins": "admin", "npm-users": "user"},
+                "raise": true,
+            }});
+            nginx.accounts(&accounts.to_string())
+        });
+        let Site { npm, outpost, nginx } = site;
+        Self { npm, outpost, nginx, domain }
+    }
+
+    fn address(&self, user: &str) -> String {
+        format!("{user}@{}", self.domain)
+    }
+
+    /// What NPM answers to somebody in those groups who asks it something.
+    fn get(&self, path: &str, user: &str, groups: &[&str]) -> Reply {
+        let visitor = Visitor::new(user).email(&self.address(user)).name("A Person").groups(groups);
+        let session = self.outpost.sign_in(visitor);
+        self.nginx.client().request("GET", path).cookie(&session).send()
+    }
+
+    /// A call of the administrator's at NPM itself.
+    fn as_admin(&self, method: &str, path: &str, body: &Value) -> Value {
+        let token = log_in(&self.npm);
+        let reply = self.npm.client().request(method, path).bearer(&token).json(body).send();
+        assert!(matches!(reply.status, 200 | 201), "{method} {path}: {reply:?}");
+        reply.json()
+    }
+
+    /// The users of NPM's with this test's addresses.
+    fn users(&self) -> Vec<Value> {
+        let path = format!("/api/users?query={}&expand=permissions", self.domain);
+        let token = log_in(&self.npm);
+        let users = self.npm.client().request("GET", &path).bearer(&token).send().json();
+        users.as_array().cloned().unwrap_or_default()
+    }
+
+    fn user(&self, user: &str) -> Value {
+        let (address, users) = (self.address(user), self.users());
+        let found = users.iter().filter(|user| user["email"] == *address).collect::<Vec<_>>();
+        let [user] = found[..] else { panic!("{users:#?}") };
+        user.clone()
+    }
+
+    fn path(&self, user: &str) -> String {
+        format!("/api/users/{}", self.user(user)["id"])
+    }
+
+    #[track_caller]
+    fn assert_is(&self, user: &str, groups: &[&str], roles: &Value) {
+        let me = self.get(ME, user, groups);
+        assert_eq!((me.status, email(&me)), (200, self.address(user)), "{me:?}");
+        assert_eq!(&me.json()["roles"], roles);
+        assert_eq!(me.header("X-Identity"), Some(&*self.address(user)));
+    }
+
+    #[track_caller]
+    fn assert_is_nobody(&self, user: &str, groups: &[&str]) {
+        let reply = self.get(ME, user, groups);
+        assert_eq!((status(&reply), reply.status == 200), ("no_account", false), "{reply:?}");
+    }
+}
+
+impl Drop for People {
+    fn drop(&mut self) {
+        // Nobody is left to tell.
+        let token = log_in(&self.npm);
+        for user in self.users() {
+            let path = format!("/api/users/{}", user["id"]);
+            let _ = self.npm.client().request("DELETE", &path).bearer(&token).try_send();
+        }
+    }
+}
+
+#[test]
+fn each_authentik_user_is_their_own_npm_user_made_or_found() {
+    let people = People::new();
+    let address = people.address("found");
+    let user =
+        json!({"name": "F", "nickname": "F", "email": address, "roles": [], "is_disabled": false});
+    people.as_admin("POST", "/api/users", &user);
+    people.assert_is("found", &["npm-users"], &json!([]));
+    people.assert_is("made", &["npm-users"], &json!([]));
+    assert_eq!(people.user("made")["name"], "A Person");
+    assert_eq!(people.users().len(), 2);
+}
+
+#[test]
+fn roles_follow_the_groups_and_who_is_in_none_is_shut_out() {
+    let people = People::new();
+    people.assert_is("made", &["npm-users"], &json!([]));
+    assert_eq!(people.user("made")["permissions"]["visibility"], "user");
+    people.assert_is("made", &["others", "npm-admins", "npm-users"], &json!(["admin"]));
+    assert_eq!(people.user("made")["permissions"]["visibility"], "all");
+    people.assert_is("made", &["npm-users"], &json!([]));
+    assert_eq!(people.user("made")["permissions"]["visibility"], "user");
+    people.assert_is_nobody("made", &["others"]);
+    assert_eq!(people.user("made")["roles"], json!([]));
+    people.assert_is("made", &["npm-users"], &json!([]));
+    assert_eq!(people.users().len(), 1);
+}
+
+#[test]
+fn a_disabled_npm_user_is_shut_out_and_a_deleted_one_made_anew() {
+    let people = People::new();
+    people.assert_is("gone", &["npm-users"], &json!([]));
+    let path = people.path("gone");
+    let token = log_in(&people.npm);
+    people.npm.client().request("DELETE", &path).bearer(&token).send();
+    eventually(Duration::from_secs(30), "another user", || {
+        people.get(ME, "gone", &["npm-users"]).status == 200
+    });
+    assert_ne!(people.path("gone"), path);
+
+    people.as_admin("PUT", &people.path("gone"), &json!({"is_disabled": true}));
+    eventually(Duration::from_secs(30), "the user to be shut out", || {
+        status(&people.get(ME, "gone", &["npm-users"])) == "no_account"
+    });
+    people.as_admin("PUT", &people.path("gone"), &json!({"is_disabled": false}));
+    eventually(Duration::from_secs(30), "the user to be back", || {
+        people.get(ME, "gone", &["npm-users"]).status == 200
+    });
+}
+
+#[test]
+fn many_first_requests_of_one_person_make_one_npm_user() {
+    let people = People::new();
+    thread::scope(|scope| {
+        for _ in 0..20 {
+            scope.spawn(|| people.assert_is("many", &["npm-users"], &json!([])));
+        }
+    });
+    people.user("many");
+}
+
+#[test]
+fn what_a_person_does_is_in_npms_audit_log_by_their_own_name() {
+    let people = People::new();
+    let groups = ["npm-admins"];
+    people.assert_is("doer", &groups, &json!(["admin"]));
+    let session =
+        people.outpost.sign_in(Visitor::new("doer").email(&people.address("doer")).groups(&groups));
+    let new = json!({"name": "N", "nickname": "N", "email": people.address("new"), "roles": [], "is_disabled": false});
+    let made =
+        people.nginx.client().request("POST", "/api/users").cookie(&session).json(&new).send();
+    assert_eq!(made.status, 201, "{made:?}");
+    let log = people.get("/api/audit-log?expand=user", "doer", &groups).json();
+    let entries = log.as_array().expect("a list");
+    let entry = entries
+        .iter()
+        .find(|entry| entry["action"] == "created" && entry["object_id"] == made.json()["id"]);
+    let entry = entry.unwrap_or_else(|| panic!("{log:#}"));
+    assert_eq!(entry["user_id"], people.user("doer")["id"]);
+}

@@ -352,7 +352,7 @@ fn parse(cf: &mut ngx_conf_t, before: &Directive) -> Result<Directive, Directive
     let email = compile(parameters.email)?;
     let groups = compile(parameters.groups)?;
     let credentials = compile(parameters.credentials)?;
-    compile(parameters.name)?;
+    let name = compile(parameters.name)?;
 
     let accounts = match load_accounts(cf, file, (api, groups_separator), credentials.is_some()) {
         Err(DirectiveError::Accounts(error)) if is_cold_start(cf) => {
@@ -381,6 +381,7 @@ fn parse(cf: &mut ngx_conf_t, before: &Directive) -> Result<Directive, Directive
         email: Identity::new("authentik_email", email),
         groups: Identity::new("authentik_groups", groups),
         groups_separator,
+        name: Identity::new("authentik_name", name),
         variables,
         place: place(cf),
     });
@@ -478,12 +479,39 @@ pub fn finish(cf: &mut ngx_conf_t) -> Result<(), Status> {
                 return Err(Status::NGX_ERROR);
             }
         }
-        for identity in [&settings.email, &settings.groups] {
+        for identity in [&settings.email, &settings.groups, &settings.name] {
             let name = identity.variable.as_bytes();
             if identity.value.get().is_none() && is_defined(cf, name) {
                 let value = Value::variable(cf, name).ok_or(Status::NGX_ERROR)?;
                 identity.value.get_or_init(|| value);
             }
+        }
+        check_sign_in_as(cf, settings)?;
+    }
+    Ok(())
+}
+
+/// Looks whether Authentik says what `sign_in_as` goes by.
+fn check_sign_in_as(cf: &ngx_conf_t, settings: &Settings) -> Result<(), Status> {
+    let sign_in_as = settings.accounts.as_ref().and_then(Accounts::sign_in_as);
+    let Some(sign_in_as) = sign_in_as else {
+        return Ok(());
+    };
+    let needs_groups = !sign_in_as.groups.is_empty();
+    let needed = [("email", &settings.email, true), ("groups", &settings.groups, needs_groups)];
+    for (parameter, identity, is_needed) in needed {
+        if is_needed && identity.value.get().is_none() {
+            ngx_log_error!(
+                NGX_LOG_EMERG,
+                cf.log,
+                "npm_token_inject: nothing sets ${variable}, which \"sign_in_as\" needs; add the \
+                 line \"auth_request_set ${variable} {source};\" beside auth_request, or give \
+                 {parameter}=, in {place}",
+                variable = identity.variable,
+                source = answer_variable(parameter),
+                place = settings.place
+            );
+            return Err(Status::NGX_ERROR);
         }
     }
     Ok(())

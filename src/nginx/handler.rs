@@ -31,9 +31,10 @@ use super::settings::{ClientToken, Directive, OnError, Settings};
 use super::tokens_answer;
 use super::waiting::{self, Outcome};
 use super::TokenInject;
-use crate::sso::accounts::{Account, Accounts, Authorization, Visitor};
+use crate::sso::accounts::{Account, Authorization, Visitor};
 use crate::sso::npm::Role;
 use crate::sso::origin::Target;
+use crate::sso::sign_in_as;
 use crate::sso::token::is_live_npm_token;
 
 /// The handler of the server's rewrite phase, the first in which the module has one.
@@ -176,9 +177,9 @@ fn begin(request: &mut Request, settings: &Settings) -> Result<Status, OutOfMemo
         host: host(request),
     });
     // Under `deny`, whoever has no account is denied whatever they send: that comes first.
-    let account = match &settings.accounts {
-        Some(accounts) if !is_cross_site => find_account(request, settings, accounts, user)?,
-        _ => None,
+    let account = match is_cross_site {
+        true => None,
+        false => Some(find_account(request, settings, user)?),
     };
     let page = match settings.browser {
         Some(_) if !is_read(request) || is_api(request) => Page::No,
@@ -189,21 +190,34 @@ fn begin(request: &mut Request, settings: &Settings) -> Result<Status, OutOfMemo
 
     let context = RequestContext::create(request, settings)?;
     context.sent = sent;
-    if is_cross_site {
+    let Some(account) = account else {
         context.status = TokenStatus::CrossSite;
         settings.zone.lock().totals().cross_site += 1;
         context.authorize(request, None)?;
         return Ok(Status::NGX_DECLINED);
-    }
+    };
     context.page = page;
-    match (account, &settings.accounts) {
-        (Some(account), _) => sign_in(request, context, settings, account),
-        (None, Some(_)) => give_none(request, context, settings, TokenStatus::NoAccount),
-        (None, None) => {
-            tell_unusable(request, settings);
-            give_none(request, context, settings, TokenStatus::Error)
-        }
+    match account {
+        Ok(account) => sign_in(request, context, settings, account),
+        Err(why) => give_none(request, context, settings, why),
     }
+}
+
+/// Why there is no token.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Why {
+    /// No account of the accounts file fits.
+    NoAccount,
+    /// Authentik says no e-mail address by which an NPM user could be found.
+    NoAddress,
+    /// Authentik's groups shut the user out.
+    ShutOut,
+    /// NPM has no user who may sign in, which the log has said.
+    Nobody,
+    /// The accounts file could not be used when nginx started.
+    Unusable,
+    /// NPM gave none, which the log has said.
+    Failure,
 }
 
 /// The client's own token, where it may be kept: see [`keep`] and its callers.
@@ -231,16 +245,18 @@ fn keep(context: &mut RequestContext, settings: &Settings, own: ngx_str_t) -> St
 fn find_account(
     request: &Request,
     settings: &Settings,
-    accounts: &Accounts,
     user: &[u8],
-) -> Result<Option<Arc<Account>>, OutOfMemory> {
+) -> Result<Result<Arc<Account>, Why>, OutOfMemory> {
     static UNREADABLE: Throttle = Throttle::new();
 
+    let Some(accounts) = &settings.accounts else {
+        return Ok(Err(Why::Unusable));
+    };
     if let Some(credentials) = &settings.credentials {
         let basic = credentials.evaluate(request).ok_or(OutOfMemory)?;
         if !basic.is_empty() {
             if let Some(account) = accounts.handed_over(basic) {
-                return Ok(Some(Arc::new(account)));
+                return Ok(Ok(Arc::new(account)));
             }
             if UNREADABLE.lets_through(now()) {
                 log_error!(
@@ -261,7 +277,16 @@ fn find_account(
     if accounts.ask_for_groups() {
         visitor.groups = settings.groups(request)?;
     }
-    Ok(accounts.find(&visitor).cloned())
+    let own = match (accounts.find(&visitor), accounts.sign_in_as()) {
+        (Some(account), _) => return Ok(Ok(account.clone())),
+        (None, None) => return Ok(Err(Why::NoAccount)),
+        (None, Some(sign_in_as)) => sign_in_as.find(&visitor, || settings.name(request))?,
+    };
+    Ok(match own {
+        sign_in_as::Found::Account(account) => Ok(account),
+        sign_in_as::Found::NoAddress => Err(Why::NoAddress),
+        sign_in_as::Found::ShutOut => Err(Why::ShutOut),
+    })
 }
 
 /// Gets the account's token from the cache, or waits for a login.
@@ -284,12 +309,16 @@ fn sign_in(
         Found::LogIn => Some(true),
         Found::Wait => Some(false),
         Found::Pause => None,
+        Found::Nobody => {
+            context.account = Some(account);
+            return give_none(request, context, settings, Why::Nobody);
+        }
     };
     let ticket = claim.and_then(|claim| logins::wait(request, settings.zone, &account, claim));
     context.account = Some(account);
     context.waiting_since = now();
     let Some(ticket) = ticket else {
-        return give_none(request, context, settings, TokenStatus::Error);
+        return give_none(request, context, settings, Why::Failure);
     };
     let status = waiting::park(request);
     match status == Status::NGX_AGAIN {
@@ -324,7 +353,8 @@ fn resume(
             let own = own_token(settings, &context.sent);
             succeed(request, context, settings, TokenStatus::Miss, (token, own))
         }
-        Outcome::Failure => give_none(request, context, settings, TokenStatus::Error),
+        Outcome::Failure => give_none(request, context, settings, Why::Failure),
+        Outcome::Nobody => give_none(request, context, settings, Why::Nobody),
     }
 }
 
@@ -348,29 +378,29 @@ fn succeed(
     Ok(Status::NGX_DECLINED)
 }
 
-/// There is no token, for no account fits or NPM gave none: the request goes on with the client's
-/// own token or with nothing, or not at all.
+/// There is no token: the request goes on with the client's own one or with nothing, or not at all.
 fn give_none(
     request: &mut Request,
     context: &mut RequestContext,
     settings: &Settings,
-    status: TokenStatus,
+    why: Why,
 ) -> Result<Status, OutOfMemory> {
     if let (OnError::Pass, Some(own)) = (settings.on_error, own_token(settings, &context.sent)) {
         return Ok(keep(context, settings, own));
     }
-    let denied = match status {
-        TokenStatus::NoAccount => {
+    tell(request, settings, why)?;
+    let denied = match why {
+        Why::NoAccount | Why::NoAddress | Why::ShutOut | Why::Nobody => {
             settings.zone.lock().totals().no_account += 1;
-            tell_unknown(request, settings)?;
+            context.status = TokenStatus::NoAccount;
             NGX_HTTP_FORBIDDEN
         }
-        _ => {
+        Why::Unusable | Why::Failure => {
             settings.zone.lock().totals().errors += 1;
+            context.status = TokenStatus::Error;
             NGX_HTTP_BAD_GATEWAY
         }
     };
-    context.status = status;
     context.authorize(request, None)?;
     Ok(match settings.on_error {
         OnError::Pass => Status::NGX_DECLINED,
@@ -378,28 +408,37 @@ fn give_none(
     })
 }
 
-fn tell_unknown(request: &Request, settings: &Settings) -> Result<(), OutOfMemory> {
+/// Says in the log why there is no token, and what to do, where nothing has yet.
+fn tell(request: &Request, settings: &Settings, why: Why) -> Result<(), OutOfMemory> {
     static UNKNOWN: Throttle = Throttle::new();
-
-    if UNKNOWN.lets_through(now()) {
-        log_error!(
-            request.log(),
-            "no account fits Authentik user \"{}\"; add one to the accounts file and reload nginx",
-            NgxStr::from_bytes(settings.user.evaluate(request).ok_or(OutOfMemory)?)
-        );
-    }
-    Ok(())
-}
-
-fn tell_unusable(request: &Request, settings: &Settings) {
+    static NO_ADDRESS: Throttle = Throttle::new();
+    static SHUT_OUT: Throttle = Throttle::new();
     static UNUSABLE: Throttle = Throttle::new();
 
-    if UNUSABLE.lets_through(now()) {
-        log_error!(
-            request.log(),
+    let log = request.log();
+    let user = NgxStr::from_bytes(settings.user.evaluate(request).ok_or(OutOfMemory)?);
+    let lets_through = |throttle: &Throttle| throttle.lets_through(now());
+    match why {
+        Why::NoAccount if lets_through(&UNKNOWN) => log_error!(
+            log,
+            "no account fits Authentik user \"{user}\"; add one to the accounts file and reload nginx"
+        ),
+        Why::NoAddress if lets_through(&NO_ADDRESS) => log_error!(
+            log,
+            "Authentik says no e-mail address of its user \"{user}\", or none that is one; set it \
+             there, or make one with email="
+        ),
+        Why::ShutOut if lets_through(&SHUT_OUT) => log_notice!(
+            log,
+            "Authentik user \"{user}\" is in none of the groups of \"sign_in_as\", and is shut out"
+        ),
+        Why::Unusable if lets_through(&UNUSABLE) => log_error!(
+            log,
             "the accounts file could not be used when nginx started, which said why; mend it, and \
              reload nginx, in {place}",
             place = settings.place
-        );
+        ),
+        _ => {}
     }
+    Ok(())
 }

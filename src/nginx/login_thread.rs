@@ -21,6 +21,7 @@ use parking_lot::{Condvar, Mutex};
 
 use crate::sso::accounts::{Account, Authorization};
 use crate::sso::npm::{Issuer, LoginError, Role};
+use crate::sso::sign_in_as::{self, Deed, SignedIn};
 use crate::sso::token::Token;
 
 /// What a thread is asked for.
@@ -31,6 +32,19 @@ pub enum Task {
     Renew(Arc<Authorization>),
     /// Whether NPM still takes this one, and what its account may do.
     Check(Arc<Authorization>),
+    /// A token of a person's own NPM user.
+    SignIn(Errand),
+}
+
+/// How a person is to be signed in.
+#[derive(Clone)]
+pub struct Errand {
+    /// The service account's token.
+    pub service: Arc<Authorization>,
+    /// Whether NPM has not taken another one of these before.
+    pub again: bool,
+    /// Whether the person has a token, which lives on for a while.
+    pub renewed: bool,
 }
 
 /// What NPM gave.
@@ -39,6 +53,7 @@ pub enum Answer {
         token: Token,
         role: Role,
         renewed: bool,
+        deeds: Vec<Deed>,
     },
     /// The token that was asked about is taken.
     Takes(Role),
@@ -225,18 +240,26 @@ fn run(queue: &Queue, results: &Results) {
 fn perform(account: &Account, task: &Task) -> Result<Answer, LoginError> {
     let log_in = || {
         let (token, role) = account.issuer.log_in(&account.credentials)?;
-        Ok(Answer::Token { token, role, renewed: false })
+        Ok(Answer::Token { token, role, renewed: false, deeds: Vec::new() })
     };
     match task {
         Task::LogIn => log_in(),
         Task::Renew(old) => match account.issuer.renew(old.expose()) {
-            Ok((token, role)) => Ok(Answer::Token { token, role, renewed: true }),
+            Ok((token, role)) => {
+                Ok(Answer::Token { token, role, renewed: true, deeds: Vec::new() })
+            }
             Err(error) if error.is_no_answer() => Err(error),
             Err(_) => log_in(),
         },
         Task::Check(token) => {
             let role = account.issuer.takes(token.expose())?;
             Ok(role.map_or(Answer::TakesNot, Answer::Takes))
+        }
+        Task::SignIn(errand) => {
+            let person = account.person().ok_or(LoginError::NoUser)?;
+            let done = sign_in_as::sign_in(&account.issuer, errand.service.expose(), person)?;
+            let SignedIn { token, role, deeds } = done;
+            Ok(Answer::Token { token, role, renewed: errand.renewed, deeds })
         }
     }
 }

@@ -16,14 +16,15 @@ use super::bindings::{
     ngx_add_timer, ngx_close_connection, ngx_connection_t, ngx_del_timer, ngx_event_t,
     ngx_get_connection, ngx_handle_read_event, ngx_int_t, NGX_OK,
 };
-use super::login_thread::{Answer, Done, LoginThreads, Task};
+use super::login_thread::{Answer, Done, Errand, LoginThreads, Task};
 use super::process::{cycle_log, is_alive, now, process};
 use super::request::Request;
 use super::waiting::{self, Outcome, Ticket};
 use super::zone::Zone;
-use crate::sso::accounts::{Account, AccountKey, Authorization};
-use crate::sso::cache::{Access, Claim, Doubt, Table};
+use crate::sso::accounts::{Account, AccountKey, Authorization, Origin};
+use crate::sso::cache::{Access, Claim, Description, Doubt, Kind, Table};
 use crate::sso::npm::{LoginError, Role};
+use crate::sso::sign_in_as::{Deed, SignInAs, Wanted};
 use crate::sso::token::{Millis, Token};
 
 /// How often a worker looks whether another one's login has ended. Milliseconds.
@@ -37,7 +38,9 @@ thread_local! {
 struct Logins {
     zone: Option<Zone>,
     threads: Option<Threads>,
-    groups: HashMap<AccountKey, Group>,
+    groups: HashMap<GroupKey, Group>,
+    /// People who are signed in once the service account has a token.
+    pending: Vec<Pending>,
     tick: Option<Box<Tick>>,
 }
 
@@ -51,6 +54,19 @@ struct Threads {
 struct Tick {
     event: ngx_event_t,
     connection: ngx_connection_t,
+}
+
+/// What those that wait for the same have in common.
+type GroupKey = (AccountKey, Wanted);
+
+fn group_key(account: &Account) -> GroupKey {
+    (account.key, account.wanted())
+}
+
+struct Pending {
+    account: Arc<Account>,
+    again: bool,
+    renewed: bool,
 }
 
 /// Those that wait for one account's token, in the order of their coming, and until when. (No clock
@@ -75,6 +91,8 @@ pub enum Found {
     Wait,
     /// None, and no login is tried for a while.
     Pause,
+    /// None, for NPM has no user who may sign in.
+    Nobody,
 }
 
 /// As [`find`], for a request that has not asked before. It counts if it goes on with the token,
@@ -94,7 +112,8 @@ pub fn find_and_count(table: &mut Table, account: &Account, has_own: bool) -> Fo
 fn find(table: &mut Table, account: &Account) -> Found {
     let now = now();
     let mut hint = account.hint.load(Ordering::Relaxed);
-    let found = match table.access(&account.key, &mut hint, now, claim(account, now), is_alive) {
+    let (wanted, claim) = (account.wanted(), claim(account, now));
+    let found = match table.access(&account.key, wanted, &mut hint, now, claim, is_alive) {
         Access::Fresh { authorization, issue, role, renew } => {
             let mut kept = account.kept.lock();
             let token = match &*kept {
@@ -106,6 +125,7 @@ fn find(table: &mut Table, account: &Account) -> Found {
         Access::LogIn => Found::LogIn,
         Access::Wait => Found::Wait,
         Access::Pause(_) => Found::Pause,
+        Access::Nobody(_) => Found::Nobody,
     };
     account.hint.store(hint, Ordering::Relaxed);
     found
@@ -125,7 +145,7 @@ fn claim(account: &Account, now: Millis) -> Claim {
 
 /// Renews a token, as promised. Nobody waits for it.
 pub fn renew(zone: Zone, account: &Arc<Account>, token: Arc<Authorization>) {
-    with_logins(zone, |logins| logins.ask(account, Task::Renew(token)));
+    with_logins(zone, |logins| logins.renew(account, token));
 }
 
 /// NPM has answered a request that had this token with an error: asks it whether it still takes
@@ -148,12 +168,12 @@ pub fn wait(
     claim: bool,
 ) -> Option<Ticket> {
     with_logins(zone, |logins| {
-        let asked = logins.groups.get(&account.key).is_some_and(|group| group.asked);
-        if claim && !asked && !logins.ask(account, Task::LogIn) {
+        let asked = logins.groups.get(&group_key(account)).is_some_and(|group| group.asked);
+        if claim && !asked && !logins.log_in(account) {
             return None;
         }
         let deadline = Instant::now() + account.issuer.timeout();
-        let group = logins.groups.entry(account.key).or_insert_with(|| Group {
+        let group = logins.groups.entry(group_key(account)).or_insert_with(|| Group {
             account: account.clone(),
             waiting: VecDeque::new(),
             asked: false,
@@ -186,8 +206,14 @@ impl Logins {
     /// Asks a login thread, which is started if need be. Where it cannot be, the task has failed.
     fn ask(&mut self, account: &Arc<Account>, task: Task) -> bool {
         if let Some(zone) = self.zone {
+            let (kind, user) = match &account.origin {
+                Origin::File => (Kind::Named, ""),
+                Origin::HandedOver => (Kind::HandedOver, ""),
+                Origin::Person(person) => (Kind::Person, &*person.user),
+            };
             let (identity, url) = (&account.credentials.identity, account.issuer.url());
-            zone.lock().describe(&account.key, identity, url, account.is_handed_over, now());
+            let description = Description { identity, url, kind, user };
+            zone.lock().describe(&account.key, description, now());
         }
         match self.threads().and_then(|threads| threads.ask(account.clone(), task)) {
             Ok(()) => true,
@@ -196,6 +222,96 @@ impl Logins {
                 self.note_failure(account, &error);
                 false
             }
+        }
+    }
+
+    /// Has an account log in, or, if it is a person's own, that person be signed in. Where that cannot
+    /// be begun, it has failed.
+    fn log_in(&mut self, account: &Arc<Account>) -> bool {
+        match account.person() {
+            Some(person) => {
+                let account = account.clone();
+                let pending = Pending { account, again: false, renewed: false };
+                self.sign_in(&person.sign_in_as, pending)
+            }
+            None => self.ask(account, Task::LogIn),
+        }
+    }
+
+    /// Renews a token, as promised. A person is signed in anew, for much may have changed.
+    fn renew(&mut self, account: &Arc<Account>, token: Arc<Authorization>) {
+        match account.person() {
+            Some(person) => {
+                let account = account.clone();
+                self.sign_in(&person.sign_in_as, Pending { account, again: false, renewed: true })
+            }
+            None => self.ask(account, Task::Renew(token)),
+        };
+    }
+
+    /// Signs a person in, as soon as the service account has a token.
+    fn sign_in(&mut self, sign_in_as: &SignInAs, pending: Pending) -> bool {
+        let Some(zone) = self.zone else {
+            return false;
+        };
+        let service = &sign_in_as.service;
+        let found = find(&mut zone.lock(), service);
+        let is_under_way = match found {
+            Found::Token { token, renew } => {
+                if renew {
+                    self.ask(service, Task::Renew(token.clone()));
+                }
+                let Pending { account, again, renewed } = pending;
+                let errand = Errand { service: token, again, renewed };
+                return self.ask(&account, Task::SignIn(errand));
+            }
+            Found::LogIn => self.ask(service, Task::LogIn),
+            Found::Wait => true,
+            Found::Pause | Found::Nobody => false,
+        };
+        match is_under_way {
+            true => {
+                self.pending.push(pending);
+                self.arm_tick();
+            }
+            false => self.note_failure(&pending.account, &LoginError::NoService),
+        }
+        is_under_way
+    }
+
+    /// Goes on with those who wait for the service account.
+    fn go_on_with_pending(&mut self) {
+        for pending in std::mem::take(&mut self.pending) {
+            let account = pending.account.clone();
+            let begun =
+                account.person().is_some_and(|person| self.sign_in(&person.sign_in_as, pending));
+            if !begun {
+                self.settle(&account, Outcome::Failure);
+            }
+        }
+    }
+
+    /// NPM does not take the service account's token: another one is got, once.
+    fn sign_in_again(&mut self, account: Arc<Account>, errand: Errand) {
+        let (Some(person), Some(zone)) = (account.person(), self.zone) else {
+            return;
+        };
+        let service = &person.sign_in_as.service;
+        let is_current = zone.lock().is_current(&service.key, errand.service.issue, now());
+        let begun = if is_current && !self.revoke(service, &errand.service) {
+            self.note_failure(service, &LoginError::RefusedToken);
+            self.note_failure(&account, &LoginError::NoService);
+            false
+        } else {
+            if is_current {
+                self.ask(service, Task::LogIn);
+            }
+            let renewed = errand.renewed;
+            let pending = Pending { account: account.clone(), again: true, renewed };
+            self.sign_in(&person.sign_in_as, pending)
+        };
+        if !begun {
+            self.settle(&account, Outcome::Failure);
         }
     }
 
@@ -212,17 +328,21 @@ impl Logins {
         let done = self.threads.as_ref().map(|threads| threads.threads.take_done());
         for Done { account, task, result, took } in done.unwrap_or_default() {
             match (task, result) {
-                (_, Ok(Answer::Token { token, role, renewed })) => {
+                (_, Ok(Answer::Token { token, role, renewed, deeds })) => {
+                    note_deeds(&account, &deeds);
                     let token = self.note_token(&account, (&token, role), renewed, took);
-                    self.settle(&account.key, Outcome::Token(token));
+                    self.settle(&account, Outcome::Token(token));
+                }
+                (Task::SignIn(errand), Err(LoginError::ServiceToken)) if !errand.again => {
+                    self.sign_in_again(account, errand);
                 }
                 (Task::Check(token), Ok(Answer::TakesNot)) => {
                     let log_in = self.revoke(&account, &token);
                     if !log_in {
                         self.note_failure(&account, &LoginError::RefusedToken);
                     }
-                    if !log_in || !self.ask(&account, Task::LogIn) {
-                        self.settle(&account.key, Outcome::Failure);
+                    if !log_in || !self.log_in(&account) {
+                        self.settle(&account, Outcome::Failure);
                     }
                 }
                 (Task::Check(token), answer) => {
@@ -238,10 +358,13 @@ impl Logins {
                 (_, Ok(Answer::Takes(_) | Answer::TakesNot)) => {}
                 (_, Err(error)) => {
                     self.note_failure(&account, &error);
-                    self.settle(&account.key, Outcome::Failure);
+                    let outcome =
+                        if error.is_of_user() { Outcome::Nobody } else { Outcome::Failure };
+                    self.settle(&account, outcome);
                 }
             }
         }
+        self.go_on_with_pending();
     }
 
     /// Notes a token that NPM gave, in the zone and in the log.
@@ -253,7 +376,8 @@ impl Logins {
         took: Duration,
     ) -> Arc<Authorization> {
         let (identity, url, now) = (&account.credentials.identity, account.issuer.url(), now());
-        let store = |zone: Zone| zone.lock().store(&account.key, (token, role), renewed, now);
+        let (key, wanted) = group_key(account);
+        let store = |zone: Zone| zone.lock().store(&key, wanted, (token, role), renewed, now);
         let issue = self.zone.map(store).unwrap_or_default();
         let (took, life) = (took.as_millis(), token.expires_at.saturating_sub(now) / 1000);
         match renewed {
@@ -293,8 +417,9 @@ impl Logins {
     }
 
     /// Gives all that wait for an account the same outcome.
-    fn settle(&mut self, key: &AccountKey, outcome: Outcome) {
-        for (ticket, _) in self.groups.remove(key).into_iter().flat_map(|group| group.waiting) {
+    fn settle(&mut self, account: &Account, outcome: Outcome) {
+        let group = self.groups.remove(&group_key(account));
+        for (ticket, _) in group.into_iter().flat_map(|group| group.waiting) {
             waiting::call(ticket, outcome.clone());
         }
     }
@@ -324,31 +449,70 @@ impl Logins {
                     if renew {
                         renewed.push((group.account.clone(), token.clone()));
                     }
-                    settled.push((group.account.key, Outcome::Token(token)));
+                    settled.push((group.account.clone(), Outcome::Token(token)));
                 }
-                Found::Pause => settled.push((group.account.key, Outcome::Failure)),
+                Found::Pause => settled.push((group.account.clone(), Outcome::Failure)),
+                Found::Nobody => settled.push((group.account.clone(), Outcome::Nobody)),
                 Found::LogIn => claimed.push(group.account.clone()),
                 Found::Wait => {}
             }
         }
         for account in claimed {
-            match (self.ask(&account, Task::LogIn), self.groups.get_mut(&account.key)) {
+            match (self.log_in(&account), self.groups.get_mut(&group_key(&account))) {
                 (true, Some(group)) => group.asked = true,
-                _ => settled.push((account.key, Outcome::Failure)),
+                _ => settled.push((account, Outcome::Failure)),
             }
         }
         for (account, token) in renewed {
-            self.ask(&account, Task::Renew(token));
+            self.renew(&account, token);
         }
-        for (key, outcome) in settled {
-            self.settle(&key, outcome);
+        for (account, outcome) in settled {
+            self.settle(&account, outcome);
         }
+        self.go_on_with_pending();
         self.groups.retain(|_, group| !group.waiting.is_empty());
     }
 
     fn arm_tick(&mut self) {
-        if !self.groups.is_empty() {
+        if !self.groups.is_empty() || !self.pending.is_empty() {
             self.tick.get_or_insert_with(Tick::new).arm();
+        }
+    }
+}
+
+/// Logs what was done at NPM beside signing a person in.
+fn note_deeds(account: &Account, deeds: &[Deed]) {
+    let Some(person) = account.person() else {
+        return;
+    };
+    let (log, url) = (cycle_log(), account.issuer.url());
+    let (email, user) = (&person.email, &person.user);
+    for deed in deeds {
+        match deed {
+            Deed::Made(Role::Administrator) => {
+                log_notice!(log, "made {email:?}, an administrator, at {url} for Authentik user {user:?}");
+            }
+            Deed::Made(Role::Standard) => {
+                log_notice!(log, "made {email:?} at {url} for Authentik user {user:?}");
+            }
+            Deed::Demoted => log_notice!(
+                log,
+                "{email:?} at {url} is no administrator any more, by the groups of Authentik user {user:?}"
+            ),
+            Deed::Raised => log_notice!(
+                log,
+                "{email:?} at {url} is an administrator now, by the groups of Authentik user {user:?}"
+            ),
+            Deed::ToBeRaised => log_warn!(
+                log,
+                "the groups of Authentik user {user:?} make {email:?} an administrator, and at {url} \
+                 that is a standard user; an administrator of NPM's may change that, or \"raise\" in \
+                 \"sign_in_as\""
+            ),
+            Deed::VisibilityKept => log_warn!(
+                log,
+                "NPM at {url} has not changed what {email:?} sees; look at that user's permissions"
+            ),
         }
     }
 }

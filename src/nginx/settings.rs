@@ -110,6 +110,7 @@ pub struct Settings {
     pub email: Identity,
     pub groups: Identity,
     pub groups_separator: Separator,
+    pub name: Identity,
     /// Whether the user may be one that the client says.
     pub trust_headers: bool,
     /// The variables that the parameters name, with the parameter.
@@ -122,6 +123,11 @@ impl Settings {
     /// The user's e-mail address, as far as Authentik says it.
     pub fn email<'r>(&self, request: &'r Request) -> Result<&'r [u8], OutOfMemory> {
         self.email.evaluate(request)
+    }
+
+    /// What people call the user, likewise.
+    pub fn name<'r>(&self, request: &'r Request) -> Result<&'r [u8], OutOfMemory> {
+        self.name.evaluate(request)
     }
 
     /// The variables that say who a user is, with the parameter, whether it is given or not.

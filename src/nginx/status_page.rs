@@ -21,6 +21,7 @@ use super::respond::{restrict_framing, send_text};
 use super::settings::Directive;
 use super::{AccessPhase, TokenInject};
 use crate::sso::accounts::AccountKey;
+use crate::sso::cache::Kind;
 use crate::sso::framing::Framing;
 
 /// The content handler.
@@ -62,10 +63,14 @@ fn is_let_in(request: &Request) -> bool {
 
 fn send(request: &mut Request) -> Result<Status, OutOfMemory> {
     let main = TokenInject::main_conf(request.as_ref()).ok_or(OutOfMemory)?;
-    let is_used = |key: &AccountKey, is_handed_over| {
+    let is_used = |key: &AccountKey, kind| {
         main.settings.iter().any(|settings| {
-            is_handed_over && settings.credentials.is_some()
-                || settings.accounts.as_ref().is_some_and(|accounts| accounts.name(key))
+            let accounts = settings.accounts.as_ref();
+            match kind {
+                Kind::Named => accounts.is_some_and(|accounts| accounts.name(key)),
+                Kind::HandedOver => settings.credentials.is_some(),
+                Kind::Person => accounts.is_some_and(|accounts| accounts.sign_in_as().is_some()),
+            }
         })
     };
     let status = main.zone.ok_or(OutOfMemory)?.lock().status(now(), is_used);

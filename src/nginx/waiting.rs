@@ -31,6 +31,8 @@ thread_local! {
 pub enum Outcome {
     Token(Arc<Authorization>),
     Failure,
+    /// NPM has no user who may sign in.
+    Nobody,
 }
 
 /// A place among those that wait. The request gives it up when it is freed, or goes on.

@@ -1,5 +1,6 @@
 //! Accounts: which Authentik user signs in to NPM as whom.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::marker::PhantomData;
 use std::path::{Path, PathBuf};
@@ -22,6 +23,7 @@ use super::file::{self, Content, FileError};
 use super::groups::Separator;
 use super::npm::{self, BaseUrl, Credentials, Issuer, Role};
 use super::secret::Secret;
+use super::sign_in_as::{Person, SignInAs, Wanted};
 use super::totp::TotpSecret;
 
 /// The longest `timeout`: nobody waits longer for a page.
@@ -67,11 +69,14 @@ impl Matcher {
 pub struct AccountKey(pub [u64; 4]);
 
 impl AccountKey {
-    fn new(url: &str, credentials: &Credentials) -> Self {
-        let mut hash = Sha256::new();
+    /// The key of an account that logs in with these, or, with an address, of the person whom it signs
+    /// in.
+    fn new(url: &str, credentials: &Credentials, address: Option<&str>) -> Self {
         let totp = credentials.totp.as_ref().map(TotpSecret::expose).unwrap_or_default();
         let (identity, secret) = (&credentials.identity, credentials.secret.expose());
-        for part in [url.as_bytes(), identity.as_bytes(), secret.as_bytes(), totp] {
+        let mut hash = Sha256::new();
+        let parts = [url.as_bytes(), identity.as_bytes(), secret.as_bytes(), totp];
+        for part in parts.into_iter().chain(address.map(str::as_bytes)) {
             hash.update((part.len() as u64).to_be_bytes());
             hash.update(part);
         }
@@ -83,13 +88,23 @@ impl AccountKey {
     }
 }
 
+/// Where an account comes from.
+#[derive(Debug)]
+pub enum Origin {
+    /// The accounts file names it.
+    File,
+    /// Authentik has handed it over: no accounts file names it.
+    HandedOver,
+    /// It is a person's own: `sign_in_as`.
+    Person(Person),
+}
+
 /// An account at an NPM.
 pub struct Account {
     pub issuer: Arc<Issuer>,
     pub credentials: Credentials,
     pub key: AccountKey,
-    /// Whether Authentik has handed it over: no accounts file names it.
-    pub is_handed_over: bool,
+    pub origin: Origin,
     /// Where the cache last had this account.
     pub hint: AtomicUsize,
     /// The token that this process last had from the cache.
@@ -120,17 +135,41 @@ impl Authorization {
 }
 
 impl Account {
-    fn new(issuer: Arc<Issuer>, credentials: Credentials) -> Self {
-        let key = AccountKey::new(issuer.url(), &credentials);
-        let is_handed_over = false;
-        Self {
-            issuer,
-            credentials,
-            key,
-            is_handed_over,
-            hint: AtomicUsize::new(0),
-            kept: Mutex::new(None),
+    fn new(issuer: Arc<Issuer>, credentials: Credentials, origin: Origin) -> Self {
+        let address = match &origin {
+            Origin::Person(person) => Some(&*person.email),
+            Origin::File | Origin::HandedOver => None,
+        };
+        let key = match &origin {
+            // Whoever signs in as somebody has that one's account, not the other way round.
+            Origin::Person(Person { sign_in_as, .. }) => {
+                AccountKey::new(issuer.url(), &sign_in_as.service.credentials, address)
+            }
+            Origin::File | Origin::HandedOver => AccountKey::new(issuer.url(), &credentials, None),
+        };
+        let (hint, kept) = (AtomicUsize::new(0), Mutex::new(None));
+        Self { issuer, credentials, key, origin, hint, kept }
+    }
+
+    /// The account of somebody who is signed in as an NPM user of their own, and has no secret there.
+    pub fn of_person(person: Person) -> Self {
+        let issuer = person.sign_in_as.service.issuer.clone();
+        let secret = Secret::new(String::new());
+        let credentials = Credentials { identity: person.email.clone(), secret, totp: None };
+        Self::new(issuer, credentials, Origin::Person(person))
+    }
+
+    /// Who is signed in with it as an NPM user of their own.
+    pub fn person(&self) -> Option<&Person> {
+        match &self.origin {
+            Origin::Person(person) => Some(person),
+            Origin::File | Origin::HandedOver => None,
         }
+    }
+
+    /// The role that the token is to give, by what Authentik says of its user.
+    pub fn wanted(&self) -> Wanted {
+        self.person().map_or(Wanted::Any, |person| person.wanted)
     }
 }
 
@@ -138,6 +177,7 @@ impl Account {
 pub struct Accounts {
     issuer: Arc<Issuer>,
     rules: Vec<(Matcher, Arc<Account>)>,
+    sign_in_as: Option<Arc<SignInAs>>,
 }
 
 impl Accounts {
@@ -145,7 +185,7 @@ impl Accounts {
     pub fn none(api: Option<BaseUrl>, warn: &mut dyn FnMut(String)) -> Self {
         let url = api.unwrap_or_else(|| BaseUrl::own(warn));
         let issuer = Issuer::new(url, npm::DEFAULT_TIMEOUT, Vec::new());
-        Self { issuer: Arc::new(issuer), rules: Vec::new() }
+        Self { issuer: Arc::new(issuer), rules: Vec::new(), sign_in_as: None }
     }
 
     /// Reads an accounts file, and the files that it names. `api` goes before the file's own, and
@@ -164,7 +204,7 @@ impl Accounts {
         // Now, for at a later reading it may be gone.
         npm::admin_port();
         let text = file::read(path, Content::Secret, warn).map_err(AccountsError::Read)?;
-        let Object(file): Object<AccountsFile> = serde_json::from_slice(&text)
+        let file: AccountsFile = serde_json::from_slice(&text)
             .map_err(|error| AccountsError::Content(path.to_owned(), without_value(&error)))?;
 
         let folder = path.parent().unwrap_or(Path::new("/"));
@@ -176,26 +216,41 @@ impl Accounts {
         let timeout = file.timeout.map_or(npm::DEFAULT_TIMEOUT, |timeout| timeout.0);
         let issuer = Arc::new(Issuer::new(url, timeout, certificates));
 
-        let mut rules = Vec::with_capacity(file.accounts.len());
-        for entry in file.accounts {
-            if let Matcher::Group(name) = &entry.matcher {
-                if name.as_bytes().contains(&separator.byte()) {
-                    return Err(AccountsError::Group(path.to_owned(), name.clone(), separator));
-                }
-            }
-            let secret = match entry.secret {
+        let mut credentials = |written: WrittenCredentials| {
+            let secret = match written.secret {
                 SecretSource::Inline(secret) => secret,
                 SecretSource::File(name) => read_secret(&folder.join(name), warn)?,
             };
-            let totp = match entry.totp {
+            let totp = match written.totp {
                 Some(TotpSource::Inline(totp)) => Some(totp),
                 Some(TotpSource::File(name)) => Some(read_totp(&folder.join(name), warn)?),
                 None => None,
             };
-            let credentials = Credentials { identity: entry.identity, secret, totp };
-            rules.push((entry.matcher, Arc::new(Account::new(issuer.clone(), credentials))));
+            Ok::<_, AccountsError>(Credentials { identity: written.identity, secret, totp })
+        };
+        let check_group = |name: &str| match name.as_bytes().contains(&separator.byte()) {
+            true => Err(AccountsError::Group(path.to_owned(), name.to_owned(), separator)),
+            false => Ok(()),
+        };
+        let account =
+            |credentials| Arc::new(Account::new(issuer.clone(), credentials, Origin::File));
+        let mut rules = Vec::with_capacity(file.accounts.len());
+        for entry in file.accounts {
+            if let Matcher::Group(name) = &entry.matcher {
+                check_group(name)?;
+            }
+            rules.push((entry.matcher, account(credentials(entry.credentials)?)));
         }
-        Ok(Self { issuer, rules })
+        let sign_in_as = match file.sign_in_as {
+            Some(written) => {
+                written.groups.iter().try_for_each(|(name, _)| check_group(name))?;
+                let service = account(credentials(written.credentials)?);
+                let WrittenSignInAs { create, groups, raise, .. } = written;
+                Some(Arc::new(SignInAs::new(service, create, groups, raise)))
+            }
+            None => None,
+        };
+        Ok(Self { issuer, rules, sign_in_as })
     }
 
     /// The first account that fits.
@@ -205,17 +260,26 @@ impl Accounts {
 
     /// Whether an account of this key is among them.
     pub fn name(&self, key: &AccountKey) -> bool {
-        self.rules.iter().any(|(_, account)| account.key == *key)
+        let service = self.sign_in_as.iter().map(|sign_in_as| &sign_in_as.service);
+        let mut all = self.rules.iter().map(|(_, account)| account).chain(service);
+        all.any(|account| account.key == *key)
+    }
+
+    /// How those are signed in whom no account fits.
+    pub fn sign_in_as(&self) -> Option<&Arc<SignInAs>> {
+        self.sign_in_as.as_ref()
     }
 
     /// Whether any account is found by e-mail address.
     pub fn ask_for_email(&self) -> bool {
-        self.rules.iter().any(|(matcher, _)| matches!(matcher, Matcher::Email(_)))
+        self.sign_in_as.is_some()
+            || self.rules.iter().any(|(matcher, _)| matches!(matcher, Matcher::Email(_)))
     }
 
     /// Whether any account is found by group.
     pub fn ask_for_groups(&self) -> bool {
-        self.rules.iter().any(|(matcher, _)| matches!(matcher, Matcher::Group(_)))
+        self.sign_in_as.as_ref().is_some_and(|sign_in_as| !sign_in_as.groups.is_empty())
+            || self.rules.iter().any(|(matcher, _)| matches!(matcher, Matcher::Group(_)))
     }
 
     /// The account that Authentik itself hands over, as `Basic …` (RFC 7617), when it is set to
@@ -233,8 +297,7 @@ impl Accounts {
         let identity = identity.to_owned();
         let secret = Secret::new(secret.to_owned());
         let credentials = Credentials { identity, secret, totp: None };
-        let account = Account::new(self.issuer.clone(), credentials);
-        Some(Account { is_handed_over: true, ..account })
+        Some(Account::new(self.issuer.clone(), credentials, Origin::HandedOver))
     }
 }
 
@@ -289,18 +352,61 @@ fn without_value(error: &serde_json::Error) -> String {
 }
 
 /// The accounts file as it is written.
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
 struct AccountsFile {
     api: Option<BaseUrl>,
     ca_file: Option<PathBuf>,
     timeout: Option<Timeout>,
     accounts: Vec<Entry>,
+    sign_in_as: Option<WrittenSignInAs>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawAccountsFile {
+    api: Option<BaseUrl>,
+    ca_file: Option<PathBuf>,
+    timeout: Option<Timeout>,
+    accounts: Option<Vec<Entry>>,
+    sign_in_as: Option<WrittenSignInAs>,
+}
+
+impl<'de> Deserialize<'de> for AccountsFile {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        object::<RawAccountsFile, Self, D>(deserializer)
+    }
+}
+
+impl TryFrom<RawAccountsFile> for AccountsFile {
+    type Error = &'static str;
+
+    fn try_from(raw: RawAccountsFile) -> Result<Self, Self::Error> {
+        let RawAccountsFile { api, ca_file, timeout, accounts, sign_in_as } = raw;
+        match (accounts, &sign_in_as) {
+            (None, None) => Err("missing field `accounts`, or `sign_in_as`"),
+            (accounts, _) => {
+                let accounts = accounts.unwrap_or_default();
+                Ok(Self { api, ca_file, timeout, accounts, sign_in_as })
+            }
+        }
+    }
 }
 
 /// One of `accounts`.
 struct Entry {
     matcher: Matcher,
+    credentials: WrittenCredentials,
+}
+
+/// The object `sign_in_as`.
+struct WrittenSignInAs {
+    credentials: WrittenCredentials,
+    create: bool,
+    groups: Vec<(String, Role)>,
+    raise: bool,
+}
+
+/// With what an account logs in.
+struct WrittenCredentials {
     identity: String,
     secret: SecretSource,
     totp: Option<TotpSource>,
@@ -359,14 +465,6 @@ where
     deserializer.deserialize_map(Fields(PhantomData))
 }
 
-struct Object<T>(T);
-
-impl<'de, T: Deserialize<'de>> Deserialize<'de> for Object<T> {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        object::<T, T, D>(deserializer).map(Self)
-    }
-}
-
 impl<'de> Deserialize<'de> for Entry {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         object::<RawEntry, Self, D>(deserializer)
@@ -393,6 +491,30 @@ impl TryFrom<RawEntry> for Entry {
             }
             _ => {}
         }
+        let written = RawCredentials {
+            identity: raw.identity,
+            secret: raw.secret,
+            secret_file: raw.secret_file,
+            totp_secret: raw.totp_secret,
+            totp_secret_file: raw.totp_secret_file,
+        };
+        Ok(Self { matcher, credentials: written.try_into()? })
+    }
+}
+
+/// The fields of [`WrittenCredentials`], wherever they stand.
+struct RawCredentials {
+    identity: String,
+    secret: Option<Secret>,
+    secret_file: Option<PathBuf>,
+    totp_secret: Option<TotpSecret>,
+    totp_secret_file: Option<PathBuf>,
+}
+
+impl TryFrom<RawCredentials> for WrittenCredentials {
+    type Error = &'static str;
+
+    fn try_from(raw: RawCredentials) -> Result<Self, Self::Error> {
         if raw.identity.is_empty() {
             return Err("\"identity\" is empty");
         }
@@ -407,7 +529,68 @@ impl TryFrom<RawEntry> for Entry {
             (None, Some(name)) => Some(TotpSource::File(name)),
             _ => return Err("an account has only one of \"totp_secret\" and \"totp_secret_file\""),
         };
-        Ok(Self { matcher, identity: raw.identity, secret, totp })
+        Ok(Self { identity: raw.identity, secret, totp })
+    }
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawSignInAs {
+    identity: String,
+    secret: Option<Secret>,
+    secret_file: Option<PathBuf>,
+    totp_secret: Option<TotpSecret>,
+    totp_secret_file: Option<PathBuf>,
+    #[serde(default)]
+    create: bool,
+    groups: Option<BTreeMap<String, RoleName>>,
+    #[serde(default)]
+    raise: bool,
+}
+
+/// A role, as the accounts file names it.
+#[derive(Clone, Copy, Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum RoleName {
+    Admin,
+    User,
+}
+
+impl<'de> Deserialize<'de> for WrittenSignInAs {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        object::<RawSignInAs, Self, D>(deserializer)
+    }
+}
+
+impl TryFrom<RawSignInAs> for WrittenSignInAs {
+    type Error = &'static str;
+
+    fn try_from(raw: RawSignInAs) -> Result<Self, Self::Error> {
+        let written = RawCredentials {
+            identity: raw.identity,
+            secret: raw.secret,
+            secret_file: raw.secret_file,
+            totp_secret: raw.totp_secret,
+            totp_secret_file: raw.totp_secret_file,
+        };
+        let groups = match raw.groups {
+            // It would shut everybody out.
+            Some(groups) if groups.is_empty() => return Err("\"groups\" names no group"),
+            groups => groups.unwrap_or_default(),
+        };
+        if groups.keys().any(String::is_empty) {
+            return Err("a group's name cannot be empty");
+        }
+        if raw.raise && groups.is_empty() {
+            return Err("\"raise\" needs \"groups\"");
+        }
+        let role = |role| match role {
+            RoleName::Admin => Role::Administrator,
+            RoleName::User => Role::Standard,
+        };
+        let groups = groups.into_iter().map(|(name, named)| (name, role(named))).collect();
+        let credentials = written.try_into()?;
+        Ok(Self { credentials, create: raw.create, groups, raise: raw.raise })
     }
 }
 
@@ -467,8 +650,7 @@ mod tests {
     use super::*;
 
     fn parse(text: &str) -> Result<AccountsFile, String> {
-        let file = serde_json::from_str::<Object<_>>(text);
-        file.map(|Object(file)| file).map_err(|error| error.to_string())
+        serde_json::from_str(text).map_err(|error| error.to_string())
     }
 
     fn accounts(entries: &str) -> Accounts {
@@ -476,10 +658,11 @@ mod tests {
         let file = parse(&format!(r#"{{"accounts": [{entries}]}}"#)).unwrap();
         let rules = file.accounts.into_iter().map(|entry| {
             let secret = Secret::new("secret".to_owned());
-            let credentials = Credentials { identity: entry.identity, secret, totp: None };
-            (entry.matcher, Arc::new(Account::new(issuer.clone(), credentials)))
+            let credentials =
+                Credentials { identity: entry.credentials.identity, secret, totp: None };
+            (entry.matcher, Arc::new(Account::new(issuer.clone(), credentials, Origin::File)))
         });
-        Accounts { rules: rules.collect(), issuer }
+        Accounts { rules: rules.collect(), issuer, sign_in_as: None }
     }
 
     fn found(accounts: &Accounts, user: &str, email: &str, groups: &str) -> Option<String> {
@@ -536,6 +719,8 @@ mod tests {
     #[test]
     fn what_is_wrong_is_said_with_line_and_column() {
         let entry = |fields: &str| format!("{{\n \"accounts\": [\n  {{{fields}}}\n ]\n}}");
+        let sign_in_as =
+            |more: &str| format!("{{\n \"sign_in_as\": {{\"identity\": \"i\"{more}}}\n}}");
         for (text, message) in [
             ("{".to_owned(), "EOF while parsing an object at line 1 column 1"),
             ("{\"accounts\": []}x".to_owned(), "trailing characters at line 1 column 17"),
@@ -546,7 +731,15 @@ mod tests {
             ("{\"accounts\": [], \"api\": \"npm:81\"}".to_owned(), "does not begin with http://"),
             ("{\"accounts\": [], \"timeout\": \"5h\"}".to_owned(), "from \"1ms\" to \"1m\""),
             ("{\"accounts\": [], \"timeout\": \"0s\"}".to_owned(), "from \"1ms\" to \"1m\""),
-            ("{\"accounts\": [], \"sign_in_as\": {}}".to_owned(), "unknown field `sign_in_as`"),
+            ("{\"accounts\": [], \"sign_in_as\": {}}".to_owned(), "missing field `identity`"),
+            ("{\"accounts\": [], \"sign_in_as\": []}".to_owned(), "expected an object"),
+            (sign_in_as(""), "exactly one of \"secret\""),
+            (sign_in_as(r#", "secret": "s", "create": 1"#), "expected a boolean"),
+            (sign_in_as(r#", "secret": "s", "groups": {}"#), "names no group"),
+            (sign_in_as(r#", "secret": "s", "groups": {"": "user"}"#), "cannot be empty"),
+            (sign_in_as(r#", "secret": "s", "groups": {"a": "root"}"#), "`admin` or `user`"),
+            (sign_in_as(r#", "secret": "s", "raise": true"#), "\"raise\" needs \"groups\""),
+            (sign_in_as(r#", "secret": "s", "user": "x""#), "unknown field `user`"),
             (entry(r#""user": "a", "identity": "i""#), "exactly one of \"secret\""),
             (
                 entry(r#""user": "a", "identity": "i", "secret": "s", "secret_file": "f""#),

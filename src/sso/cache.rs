@@ -15,12 +15,16 @@ use std::time::Duration;
 use super::accounts::{AccountKey, TIMEOUT_MAX};
 use super::marker::MarkerKey;
 use super::npm::{LoginError, Role};
+use super::sign_in_as::Wanted;
 use super::status::{AccountStatus, Counters, State, Status, Totals};
 use super::time::{is_ahead, is_recent};
 use super::token::{Millis, Token, AUTHORIZATION_MAX};
 
 /// A refused secret is not tried again for so long.
 const REFUSED_PAUSE: Millis = 60_000;
+
+/// For somebody for whom NPM has no user, it is asked again after so long.
+const NOBODY_PAUSE: Millis = 10_000;
 
 /// A login that failed otherwise is tried again after the first pause; each failure doubles it,
 /// up to the last.
@@ -121,10 +125,17 @@ struct Slot {
     issued_at: Millis,
     /// When it last gave none; 0 where it never did.
     failed_at: Millis,
-    /// Not 0: the account is one that Authentik has handed over.
-    is_handed_over: u64,
+    /// The role that Authentik's groups gave when the token was got, see [`Wanted`]. Where they give
+    /// another one, it is not good any more.
+    wanted: u64,
+    /// Not 0: NPM has no user for this account, or none who may sign in.
+    is_nobody: u64,
+    /// Which kind of account this is, see [`Kind`].
+    kind: u64,
     counters: Counters,
     identity: Text<124>,
+    /// The Authentik user whose account this is alone, if it is.
+    user: Text<60>,
     url: Text<124>,
     error: Text<188>,
     authorization_len: u32,
@@ -135,6 +146,13 @@ impl Slot {
     fn authorization(&self) -> &[u8] {
         // The table may have been left by a killed worker: no length is trusted.
         self.authorization.get(..self.authorization_len as usize).unwrap_or_default()
+    }
+
+    fn kind(&self) -> Kind {
+        [Kind::HandedOver, Kind::Person]
+            .into_iter()
+            .find(|&kind| self.kind == kind as u64)
+            .unwrap_or_default()
     }
 
     fn role(&self) -> Role {
@@ -187,9 +205,12 @@ impl Slot {
         self.expires_at = 0;
         self.issued_at = 0;
         self.failed_at = 0;
-        self.is_handed_over = 0;
+        self.wanted = 0;
+        self.is_nobody = 0;
+        self.kind = 0;
         self.counters = Counters::default();
         self.identity.set("");
+        self.user.set("");
         self.url.set("");
         self.error.set("");
         compiler_fence(Ordering::SeqCst);
@@ -200,6 +221,7 @@ impl Slot {
         let moment = |at: Millis| (at != 0).then_some(at);
         AccountStatus {
             identity: self.identity.get(),
+            user: Some(self.user.get()).filter(|user| !user.is_empty()),
             api: self.url.get(),
             state: match () {
                 () if self.use_until > now => State::SignedIn,
@@ -259,6 +281,28 @@ impl Claim {
     }
 }
 
+/// Where an account comes from, to the status page.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Kind {
+    /// The accounts file names it, by its key.
+    #[default]
+    Named,
+    /// Authentik has handed it over.
+    HandedOver,
+    /// It is a person's own.
+    Person,
+}
+
+/// An account in words.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Description<'a> {
+    pub identity: &'a str,
+    pub url: &'a str,
+    pub kind: Kind,
+    /// The Authentik user whose own the account is, if it is anybody's.
+    pub user: &'a str,
+}
+
 /// Why a token is doubted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Doubt {
@@ -290,6 +334,8 @@ pub enum Access<'a> {
     Wait,
     /// None, and no login is tried before this moment.
     Pause(Millis),
+    /// None, for NPM has no user who may sign in; it is not asked again before this moment.
+    Nobody(Millis),
 }
 
 impl Table {
@@ -370,17 +416,21 @@ impl Table {
     /// Looks for a token. Where there is none, or one that is to be renewed, and nobody else is
     /// at it, the claim is taken.
     ///
+    /// A token that was got for another role than the one `wanted` is as none.
+    ///
     /// `is_alive` tells whether a process runs: the promise of one that was killed is void.
     pub fn access(
         &mut self,
         key: &AccountKey,
+        wanted: Wanted,
         hint: &mut Hint,
         now: Millis,
         claim: Claim,
         is_alive: impl FnOnce(Pid) -> bool,
     ) -> Access<'_> {
         let slot = self.slot(key, hint, now);
-        if slot.use_until > now && slot.is_refused == 0 {
+        let is_for_role = slot.wanted == wanted as u64;
+        if slot.use_until > now && slot.is_refused == 0 && is_for_role {
             let renew = slot.renew_at <= now
                 && slot.pauses_until(now).is_none()
                 && !slot.is_claimed(now, is_alive);
@@ -394,31 +444,30 @@ impl Table {
             return Access::Wait;
         }
         if let Some(retry_at) = slot.pauses_until(now) {
-            return Access::Pause(retry_at);
+            return match slot.is_nobody {
+                0 => Access::Pause(retry_at),
+                _ => Access::Nobody(retry_at),
+            };
         }
         slot.claim(claim);
         Access::LogIn
     }
 
     /// Says in words which account a key stands for.
-    pub fn describe(
-        &mut self,
-        key: &AccountKey,
-        identity: &str,
-        url: &str,
-        is_handed_over: bool,
-        now: Millis,
-    ) {
+    pub fn describe(&mut self, key: &AccountKey, description: Description, now: Millis) {
         let slot = self.slot(key, &mut 0, now);
-        slot.identity.set(identity);
-        slot.url.set(url);
-        slot.is_handed_over = u64::from(is_handed_over);
+        slot.identity.set(description.identity);
+        slot.url.set(description.url);
+        slot.user.set(description.user);
+        slot.kind = description.kind as u64;
     }
 
-    /// Keeps a token that NPM gave, and ends the promise. Answers the number of its issue.
+    /// Keeps a token that NPM gave, for the role that was `wanted`, and ends the promise. Answers the
+    /// number of its issue.
     pub fn store(
         &mut self,
         key: &AccountKey,
+        wanted: Wanted,
         (token, role): (&Token, Role),
         renewed: bool,
         now: Millis,
@@ -435,12 +484,14 @@ impl Table {
             room.copy_from_slice(authorization);
             slot.authorization_len = authorization.len() as u32;
             slot.set_role(role);
+            slot.wanted = wanted as u64;
             // Last, so that a worker that is killed here leaves no token rather than half of one.
             compiler_fence(Ordering::SeqCst);
             slot.use_until = token.use_until;
         }
         slot.failures = 0;
         slot.retry_at = 0;
+        slot.is_nobody = 0;
         slot.claimed_by = 0;
         match renewed {
             true => slot.counters.renewals += 1,
@@ -453,10 +504,15 @@ impl Table {
     pub fn fail(&mut self, key: &AccountKey, error: &LoginError, now: Millis) -> Millis {
         self.totals.failures_by_cause[error.cause() as usize] += 1;
         let slot = self.slot(key, &mut 0, now);
-        let pause = match error.is_refusal() {
-            true => REFUSED_PAUSE,
-            false => (FIRST_PAUSE << slot.failures.min(16)).min(LAST_PAUSE),
+        let pause = match () {
+            () if error.is_refusal() => REFUSED_PAUSE,
+            () if error.is_of_user() => NOBODY_PAUSE,
+            () => (FIRST_PAUSE << slot.failures.min(16)).min(LAST_PAUSE),
         };
+        slot.is_nobody = u64::from(error.is_of_user());
+        if error.is_of_user() {
+            slot.forget_token();
+        }
         slot.failures = slot.failures.saturating_add(1);
         slot.counters.failures += 1;
         slot.failed_at = now;
@@ -494,6 +550,12 @@ impl Table {
             slot.claim(claim);
         }
         is_doubted
+    }
+
+    /// Whether this issue of a token is the one in use.
+    pub fn is_current(&mut self, key: &AccountKey, issue: u64, now: Millis) -> bool {
+        let slot = self.slot(key, &mut 0, now);
+        slot.issue == issue && slot.use_until > now
     }
 
     /// Ends a promise without a result: NPM takes this issue of the token, and has said what its
@@ -543,14 +605,12 @@ impl Table {
     }
 
     /// All that may be shown: no secret, no token. `is_used` tells whether the configuration uses an
-    /// account, by its key and by whether Authentik has handed it over. One that was used with
+    /// account, by its key and its kind. One that was used with
     /// another secret before is the same to whoever looks: it is shown as it was used last, with what
     /// is counted of both.
-    pub fn status(&mut self, now: Millis, is_used: impl Fn(&AccountKey, bool) -> bool) -> Status {
+    pub fn status(&mut self, now: Millis, is_used: impl Fn(&AccountKey, Kind) -> bool) -> Status {
         let totals = self.totals;
-        let is_shown = |slot: &&Slot| {
-            slot.used != 0 && is_used(&AccountKey(slot.key), slot.is_handed_over != 0)
-        };
+        let is_shown = |slot: &&Slot| slot.used != 0 && is_used(&AccountKey(slot.key), slot.kind());
         let slots = self.filled_slots().iter().filter(is_shown);
         let mut accounts: Vec<_> = slots.map(|slot| (slot.status(now), slot.used)).collect();
         let key = |account: &AccountStatus| (account.identity.clone(), account.api.clone());
@@ -812,6 +872,10 @@ mod tests {
         Claim { by, until: NOW + 6_000 }
     }
 
+    fn describe(table: &mut Table, n: u64, identity: &str, url: &str, kind: Kind) {
+        table.describe(&key(n), Description { identity, url, kind, user: "" }, NOW);
+    }
+
     fn token(life: Millis) -> Token {
         let seconds = NOW / 1000;
         let payload = format!(r#"{{"iat":{seconds},"exp":{}}}"#, seconds + life / 1000);
@@ -827,7 +891,7 @@ mod tests {
     }
 
     fn access(table: &mut Table, n: u64, now: Millis, pid: Pid) -> Access<'_> {
-        table.access(&key(n), &mut 0, now, claim(pid), |_| true)
+        table.access(&key(n), Wanted::Any, &mut 0, now, claim(pid), |_| true)
     }
 
     #[test]
@@ -839,7 +903,7 @@ mod tests {
         assert_eq!(access(&mut table, 2, NOW, 11), Access::LogIn);
 
         let token = token(86_400_000);
-        table.store(&key(1), (&token, Role::Standard), false, NOW);
+        table.store(&key(1), Wanted::Any, (&token, Role::Standard), false, NOW);
         let authorization = Some(token.authorization().as_bytes());
         assert_eq!(fresh(&access(&mut table, 1, NOW, 11)), authorization);
     }
@@ -848,7 +912,7 @@ mod tests {
     fn an_expired_token_is_never_given() {
         let mut table = table();
         let token = token(100_000);
-        table.store(&key(1), (&token, Role::Standard), false, NOW);
+        table.store(&key(1), Wanted::Any, (&token, Role::Standard), false, NOW);
         let authorization = Some(token.authorization().as_bytes());
         assert_eq!(fresh(&access(&mut table, 1, token.use_until - 1, 10)), authorization);
         assert_eq!(access(&mut table, 1, token.use_until, 10), Access::LogIn);
@@ -858,7 +922,7 @@ mod tests {
     fn the_promise_of_a_killed_worker_is_taken_over_at_once() {
         let mut table = table();
         assert_eq!(access(&mut table, 1, NOW, 10), Access::LogIn);
-        let taken = table.access(&key(1), &mut 0, NOW + 1, claim(11), |pid| pid != 10);
+        let taken = table.access(&key(1), Wanted::Any, &mut 0, NOW + 1, claim(11), |pid| pid != 10);
         assert_eq!(taken, Access::LogIn);
         assert_eq!(access(&mut table, 1, NOW + 1, 12), Access::Wait);
     }
@@ -890,7 +954,7 @@ mod tests {
         }
         assert_eq!(access(&mut table, 1, NOW + 29_999, 10), Access::Pause(NOW + 30_000));
         assert_eq!(access(&mut table, 1, NOW + 30_000, 10), Access::LogIn);
-        table.store(&key(1), (&token(10_000), Role::Standard), false, NOW);
+        table.store(&key(1), Wanted::Any, (&token(10_000), Role::Standard), false, NOW);
         assert_eq!(table.fail(&key(1), &LoginError::NotToken, NOW), NOW + 1_000);
     }
 
@@ -899,11 +963,17 @@ mod tests {
         const HOUR: Millis = 3_600_000;
         let (now, back) = (NOW, NOW - HOUR);
         let at = |now| Claim::new(10, now, TIMEOUT_MAX);
-        let access =
-            |table: &mut Table, now| match table.access(&key(1), &mut 0, now, at(now), |_| true) {
-                Access::Fresh { renew, .. } => format!("fresh, renew: {renew}"),
-                other => format!("{other:?}"),
-            };
+        let access = |table: &mut Table, now| match table.access(
+            &key(1),
+            Wanted::Any,
+            &mut 0,
+            now,
+            at(now),
+            |_| true,
+        ) {
+            Access::Fresh { renew, .. } => format!("fresh, renew: {renew}"),
+            other => format!("{other:?}"),
+        };
 
         // The longest promise of all holds, and is void when the clock has stepped back.
         let mut table = table();
@@ -919,7 +989,8 @@ mod tests {
         assert_eq!(access(&mut table, back), "LogIn");
 
         // And a token is doubted again.
-        let issue = table.store(&key(1), (&token(86_400_000), Role::Standard), false, now);
+        let issue =
+            table.store(&key(1), Wanted::Any, (&token(86_400_000), Role::Standard), false, now);
         for doubt in [Doubt::Error, Doubt::Refused] {
             for now in [now, back] {
                 assert!(table.doubt(&key(1), issue, doubt, now, at(now), |_| true), "{doubt:?}");
@@ -930,6 +1001,39 @@ mod tests {
         assert!(table.revoke(&key(1), issue, at(now), now));
         assert!(!table.revoke(&key(1), issue, at(now), now));
         assert!(table.revoke(&key(1), issue, at(back), back));
+    }
+
+    /// Whoever lost a role, or got one, is looked at anew, by whichever worker.
+    #[test]
+    fn a_token_for_another_role_is_as_none() {
+        let mut table = table();
+        let token = token(86_400_000);
+        let find = |table: &mut Table, wanted| {
+            let found = table.access(&key(1), wanted, &mut 0, NOW, claim(10), |_| true);
+            fresh(&found).is_some()
+        };
+        table.store(&key(1), Wanted::Administrator, (&token, Role::Administrator), false, NOW);
+        assert!(find(&mut table, Wanted::Administrator));
+        assert!(!find(&mut table, Wanted::Standard));
+        table.store(&key(1), Wanted::Standard, (&token, Role::Standard), false, NOW);
+        assert!(find(&mut table, Wanted::Standard));
+        assert!(!find(&mut table, Wanted::Administrator));
+        assert!(!find(&mut table, Wanted::Any));
+    }
+
+    #[test]
+    fn for_somebody_who_is_no_user_npm_is_asked_again_after_ten_seconds() {
+        let mut table = table();
+        let token = token(86_400_000);
+        for error in [LoginError::NoUser, LoginError::Disabled, LoginError::SeveralUsers] {
+            table.store(&key(1), Wanted::Any, (&token, Role::Standard), false, NOW);
+            assert_eq!(table.fail(&key(1), &error, NOW), NOW + 10_000);
+            // A token that there was is not used any more.
+            assert_eq!(access(&mut table, 1, NOW + 9_999, 10), Access::Nobody(NOW + 10_000));
+            assert_eq!(access(&mut table, 1, NOW + 10_000, 10), Access::LogIn);
+        }
+        table.fail(&key(1), &LoginError::NotToken, NOW);
+        assert!(matches!(access(&mut table, 1, NOW, 11), Access::Wait | Access::Pause(_)));
     }
 
     #[test]
@@ -945,7 +1049,7 @@ mod tests {
         let mut table = table();
         let token = token(86_400_000);
         for n in 1..=PLACES as u64 {
-            table.store(&key(n), (&token, Role::Standard), false, NOW);
+            table.store(&key(n), Wanted::Any, (&token, Role::Standard), false, NOW);
         }
         let authorization = Some(token.authorization().as_bytes());
         assert_eq!(fresh(&access(&mut table, 1, NOW, 10)), authorization);
@@ -972,7 +1076,7 @@ mod tests {
                 let found = access(&mut table, n, NOW, 10);
                 assert_eq!(fresh(&found).is_some(), known.is_some(), "{n} in {recent:?}");
                 if known.is_none() {
-                    table.store(&key(n), (&token, Role::Standard), false, NOW);
+                    table.store(&key(n), Wanted::Any, (&token, Role::Standard), false, NOW);
                 }
                 recent.retain(|&other| other != n);
                 recent.push(n);
@@ -993,7 +1097,7 @@ mod tests {
             let mut table = Own::new(places);
             table.set_marker_key([7; 32]);
             for n in 0..10 {
-                table.store(&key(n), (&token, Role::Standard), false, NOW);
+                table.store(&key(n), Wanted::Any, (&token, Role::Standard), false, NOW);
             }
             // The first is the last now.
             assert!(fresh(&access(&mut table, 0, NOW, 10)).is_some());
@@ -1023,7 +1127,7 @@ mod tests {
         let fill = || {
             let mut table = Own::new(8);
             for n in 0..8 {
-                table.store(&key(n), (&token, Role::Standard), false, NOW);
+                table.store(&key(n), Wanted::Any, (&token, Role::Standard), false, NOW);
             }
             table
         };
@@ -1053,7 +1157,7 @@ mod tests {
             for n in 0..100 {
                 let _ = access(&mut table, n, NOW, 10);
             }
-            table.store(&key(1), (&token, Role::Standard), false, NOW);
+            table.store(&key(1), Wanted::Any, (&token, Role::Standard), false, NOW);
             assert!(fresh(&access(&mut table, 1, NOW, 10)).is_some(), "damage {n}");
         }
     }
@@ -1069,10 +1173,10 @@ mod tests {
     #[test]
     fn a_hint_that_is_wrong_is_corrected() {
         let mut table = table();
-        table.store(&key(1), (&token(10_000), Role::Standard), false, NOW);
+        table.store(&key(1), Wanted::Any, (&token(10_000), Role::Standard), false, NOW);
         for wrong in [1, 5, PLACES - 1, PLACES, usize::MAX] {
             let mut hint = wrong;
-            let found = table.access(&key(1), &mut hint, NOW, claim(10), |_| true);
+            let found = table.access(&key(1), Wanted::Any, &mut hint, NOW, claim(10), |_| true);
             assert!(matches!(found, Access::Fresh { .. }));
             assert_eq!(hint, 0);
         }
@@ -1083,7 +1187,7 @@ mod tests {
         let mut table = table();
         let mut issues = Vec::new();
         for (n, life) in [(1, 10_000), (2, 10_000), (1, 20_000)] {
-            table.store(&key(n), (&token(life), Role::Standard), false, NOW);
+            table.store(&key(n), Wanted::Any, (&token(life), Role::Standard), false, NOW);
             let Access::Fresh { issue, .. } = access(&mut table, n, NOW, 10) else { panic!() };
             let again = access(&mut table, n, NOW, 10);
             assert!(matches!(again, Access::Fresh { issue: same, .. } if same == issue));
@@ -1096,7 +1200,7 @@ mod tests {
     #[test]
     fn a_damaged_table_does_no_more_than_lose_its_tokens() {
         let mut table = table();
-        table.store(&key(1), (&token(10_000), Role::Standard), false, NOW);
+        table.store(&key(1), Wanted::Any, (&token(10_000), Role::Standard), false, NOW);
         table.slots[0].authorization_len = u32::MAX;
         table.filled = u64::MAX;
         assert_eq!(fresh(&access(&mut table, 1, NOW, 10)), Some(&b""[..]));
@@ -1128,18 +1232,18 @@ mod tests {
     fn one_worker_renews_and_all_go_on_with_the_old_token() {
         let mut table = table();
         let old = token(100_000);
-        table.store(&key(0), (&old, Role::Standard), false, NOW);
+        table.store(&key(0), Wanted::Any, (&old, Role::Standard), false, NOW);
         let due = old.renew_at(0);
         assert!(!renews(&mut table, 0, due - 1, 10));
         let claim = Claim { by: 10, until: due + 6_000 };
-        let found = table.access(&key(0), &mut 0, due, claim, |_| true);
+        let found = table.access(&key(0), Wanted::Any, &mut 0, due, claim, |_| true);
         assert!(matches!(found, Access::Fresh { renew: true, .. }));
         for pid in [10, 11, 12] {
             assert!(!renews(&mut table, 0, due, pid));
         }
 
         let new = token(200_000);
-        table.store(&key(0), (&new, Role::Standard), true, due);
+        table.store(&key(0), Wanted::Any, (&new, Role::Standard), true, due);
         let found = access(&mut table, 0, due, 11);
         assert_eq!(fresh(&found), Some(new.authorization().as_bytes()));
         assert!(!renews(&mut table, 0, due, 11));
@@ -1151,11 +1255,12 @@ mod tests {
     fn the_renewal_of_a_killed_worker_is_taken_over_at_once() {
         let mut table = table();
         let token = token(100_000);
-        table.store(&key(0), (&token, Role::Standard), false, NOW);
+        table.store(&key(0), Wanted::Any, (&token, Role::Standard), false, NOW);
         let due = token.renew_at(0);
         let claim = |by| Claim { by, until: due + 6_000 };
         let renews = |table: &mut Table, by, dead| {
-            let found = table.access(&key(0), &mut 0, due, claim(by), |pid| pid != dead);
+            let found =
+                table.access(&key(0), Wanted::Any, &mut 0, due, claim(by), |pid| pid != dead);
             matches!(found, Access::Fresh { renew: true, .. })
         };
         assert!(renews(&mut table, 10, 0));
@@ -1169,7 +1274,7 @@ mod tests {
     fn a_renewal_that_fails_is_tried_again_after_its_pause_while_the_old_token_serves() {
         let mut table = table();
         let token = token(100_000);
-        table.store(&key(0), (&token, Role::Standard), false, NOW);
+        table.store(&key(0), Wanted::Any, (&token, Role::Standard), false, NOW);
         let due = token.renew_at(0);
         assert!(renews(&mut table, 0, due, 10));
         let retry_at = table.fail(&key(0), &LoginError::NotToken, due);
@@ -1193,7 +1298,7 @@ mod tests {
         let keys: Vec<u64> =
             (1..=200).map(|n: u64| n.wrapping_mul(0x9e37_79b9_7f4a_7c15)).collect();
         for &n in &keys {
-            table.store(&key(n), (&token, Role::Standard), false, NOW);
+            table.store(&key(n), Wanted::Any, (&token, Role::Standard), false, NOW);
         }
         let first = NOW + 24 * HOUR * 4 / 5;
         let (mut left, mut waves) = (keys.clone(), Vec::new());
@@ -1202,7 +1307,7 @@ mod tests {
             let claim = Claim { by: 10, until: now + 6_000 };
             let before = left.len();
             left.retain(|&n| {
-                let found = table.access(&key(n), &mut 0, now, claim, |_| true);
+                let found = table.access(&key(n), Wanted::Any, &mut 0, now, claim, |_| true);
                 !matches!(found, Access::Fresh { renew: true, .. })
             });
             waves.push(before - left.len());
@@ -1215,7 +1320,7 @@ mod tests {
     #[test]
     fn a_token_is_doubted_once_in_ten_seconds() {
         let mut table = table();
-        table.store(&key(1), (&token(86_400_000), Role::Standard), false, NOW);
+        table.store(&key(1), Wanted::Any, (&token(86_400_000), Role::Standard), false, NOW);
         let issue = issue(&mut table, 1, NOW);
         let doubt = |table: &mut Table, now, pid| {
             table.doubt(
@@ -1241,7 +1346,7 @@ mod tests {
     fn what_is_not_in_use_is_not_doubted() {
         let mut table = table();
         let token = token(100_000);
-        table.store(&key(1), (&token, Role::Standard), false, NOW);
+        table.store(&key(1), Wanted::Any, (&token, Role::Standard), false, NOW);
         let issue = issue(&mut table, 1, NOW);
         let doubt = |table: &mut Table, n, issue, now| {
             table.doubt(
@@ -1266,7 +1371,7 @@ mod tests {
     #[test]
     fn a_revoked_token_is_forgotten_and_one_worker_logs_in() {
         let mut table = table();
-        table.store(&key(1), (&token(86_400_000), Role::Standard), false, NOW);
+        table.store(&key(1), Wanted::Any, (&token(86_400_000), Role::Standard), false, NOW);
         let issue = issue(&mut table, 1, NOW);
         assert!(table.doubt(&key(1), issue, Doubt::Error, NOW, claim(10), |_| true));
         table.revoke(&key(1), issue, claim(10), NOW);
@@ -1276,7 +1381,7 @@ mod tests {
         assert!(authorization.iter().all(|&byte| byte == 0));
 
         let new = token(200_000);
-        table.store(&key(1), (&new, Role::Standard), false, NOW);
+        table.store(&key(1), Wanted::Any, (&new, Role::Standard), false, NOW);
         let found = access(&mut table, 1, NOW, 11);
         assert_eq!(fresh(&found), Some(new.authorization().as_bytes()));
     }
@@ -1284,7 +1389,8 @@ mod tests {
     /// A table with a token, and the number of its issue.
     fn signed_in() -> (Own, u64) {
         let mut table = table();
-        let issue = table.store(&key(1), (&token(86_400_000), Role::Standard), false, NOW);
+        let issue =
+            table.store(&key(1), Wanted::Any, (&token(86_400_000), Role::Standard), false, NOW);
         (table, issue)
     }
 
@@ -1318,7 +1424,8 @@ mod tests {
         assert_eq!(access(&mut table, 1, NOW + 2, 11), Access::Wait);
 
         // And that of the token after it too, but that is no reason for yet another login.
-        let issue = table.store(&key(1), (&token(86_400_000), Role::Standard), false, NOW + 3);
+        let issue =
+            table.store(&key(1), Wanted::Any, (&token(86_400_000), Role::Standard), false, NOW + 3);
         assert!(refuse(&mut table, issue, NOW + 4));
         assert!(!table.revoke(&key(1), issue, claim(10), NOW + 5));
         let retry_at = table.fail(&key(1), &LoginError::RefusedToken, NOW + 5);
@@ -1334,9 +1441,9 @@ mod tests {
             other => panic!("{other:?}"),
         };
         let (old, day) = (token(86_400_000), token(86_400_000));
-        table.store(&key(1), (&old, Role::Administrator), false, NOW);
+        table.store(&key(1), Wanted::Any, (&old, Role::Administrator), false, NOW);
         assert_eq!(role(&mut table), Role::Administrator);
-        let issue = table.store(&key(1), (&day, Role::Standard), true, NOW);
+        let issue = table.store(&key(1), Wanted::Any, (&day, Role::Standard), true, NOW);
         assert_eq!(role(&mut table), Role::Standard);
         table.let_be(&key(1), issue, Some(Role::Administrator), NOW);
         assert_eq!(role(&mut table), Role::Administrator);
@@ -1346,7 +1453,7 @@ mod tests {
         table.let_be(&key(1), issue - 1, Some(Role::Standard), NOW);
         assert_eq!(role(&mut table), Role::Administrator);
         table.revoke(&key(1), issue, claim(10), NOW);
-        table.store(&key(1), (&day, Role::Standard), false, NOW);
+        table.store(&key(1), Wanted::Any, (&day, Role::Standard), false, NOW);
         assert_eq!(role(&mut table), Role::Standard);
     }
 
@@ -1354,19 +1461,19 @@ mod tests {
     fn a_refused_token_that_nobody_asks_about_is_not_used_again() {
         let (mut table, issue) = signed_in();
         assert!(refuse(&mut table, issue, NOW));
-        let taken = table.access(&key(1), &mut 0, NOW, claim(11), |pid| pid != 10);
+        let taken = table.access(&key(1), Wanted::Any, &mut 0, NOW, claim(11), |pid| pid != 10);
         assert_eq!(taken, Access::LogIn);
-        table.store(&key(1), (&token(86_400_000), Role::Standard), false, NOW);
+        table.store(&key(1), Wanted::Any, (&token(86_400_000), Role::Standard), false, NOW);
         assert!(fresh(&access(&mut table, 1, NOW, 12)).is_some());
     }
 
     #[test]
     fn only_the_token_that_was_asked_about_is_revoked() {
         let mut table = table();
-        table.store(&key(1), (&token(86_400_000), Role::Standard), false, NOW);
+        table.store(&key(1), Wanted::Any, (&token(86_400_000), Role::Standard), false, NOW);
         let issue = issue(&mut table, 1, NOW);
         let new = token(200_000);
-        table.store(&key(1), (&new, Role::Standard), true, NOW);
+        table.store(&key(1), Wanted::Any, (&new, Role::Standard), true, NOW);
         table.revoke(&key(1), issue, claim(10), NOW);
         let found = access(&mut table, 1, NOW, 11);
         assert_eq!(fresh(&found), Some(new.authorization().as_bytes()));
@@ -1376,7 +1483,7 @@ mod tests {
     fn a_doubt_that_comes_to_nothing_leaves_the_token_in_use() {
         let mut table = table();
         let token = token(100_000);
-        table.store(&key(0), (&token, Role::Standard), false, NOW);
+        table.store(&key(0), Wanted::Any, (&token, Role::Standard), false, NOW);
         let issue = issue(&mut table, 0, NOW);
         let due = token.renew_at(0);
         let claim = Claim { by: 10, until: due + 6_000 };
@@ -1394,11 +1501,11 @@ mod tests {
         table.fail(&key(1), &LoginError::NotToken, NOW);
         table.fail(&key(1), &LoginError::Refused, NOW);
         table.fail(&key(1), &LoginError::TwoFactor, NOW);
-        table.store(&key(1), (&token(10_000), Role::Standard), false, NOW);
+        table.store(&key(1), Wanted::Any, (&token(10_000), Role::Standard), false, NOW);
         table.count_wait(&key(1), 400, NOW);
         table.count_wait(&key(1), 20, NOW);
         for mut hint in [0, 1, PLACES] {
-            table.access(&key(1), &mut hint, NOW, claim(10), |_| true);
+            table.access(&key(1), Wanted::Any, &mut hint, NOW, claim(10), |_| true);
             table.count_hit(hint);
         }
         let expected =
@@ -1420,7 +1527,7 @@ mod tests {
         assert!(table.status(NOW, |_, _| true).accounts.is_empty());
 
         assert_eq!(access(&mut table, 1, NOW, 10), Access::LogIn);
-        table.describe(&key(1), "admin@example.com", "http://npm:81", false, NOW);
+        describe(&mut table, 1, "admin@example.com", "http://npm:81", Kind::Named);
         let account = shown(&mut table, NOW);
         assert_eq!(account.state, State::SigningIn);
         assert_eq!((&*account.identity, &*account.api), ("admin@example.com", "http://npm:81"));
@@ -1435,7 +1542,7 @@ mod tests {
         assert_eq!((account.state, account.next_try), (State::Idle, None));
 
         let token = token(100_000);
-        table.store(&key(1), (&token, Role::Standard), false, NOW + 1);
+        table.store(&key(1), Wanted::Any, (&token, Role::Standard), false, NOW + 1);
         let account = shown(&mut table, NOW + 1);
         assert_eq!((account.state, account.next_try), (State::SignedIn, None));
         assert_eq!(account.token_expires, Some(token.expires_at));
@@ -1450,8 +1557,8 @@ mod tests {
         let mut table = table();
         let long = "\u{e9}".repeat(100);
         for (n, identity) in [(1, "b@example.com"), (2, &long), (3, "a@example.com")] {
-            table.store(&key(n), (&token(10_000), Role::Standard), false, NOW);
-            table.describe(&key(n), identity, "http://npm:81", false, NOW);
+            table.store(&key(n), Wanted::Any, (&token(10_000), Role::Standard), false, NOW);
+            describe(&mut table, n, identity, "http://npm:81", Kind::Named);
         }
         let accounts = table.status(NOW, |_, _| true).accounts;
         let shown: Vec<&str> = accounts.iter().map(|account| account.identity.as_str()).collect();
@@ -1462,11 +1569,17 @@ mod tests {
     fn an_account_with_another_secret_is_shown_once_as_it_was_used_last() {
         let mut table = table();
         for n in [1, 2, 3] {
-            table.describe(&key(n), "a@example.com", "http://npm:81", n == 3, NOW);
+            describe(
+                &mut table,
+                n,
+                "a@example.com",
+                "http://npm:81",
+                if n == 3 { Kind::HandedOver } else { Kind::Named },
+            );
         }
-        table.describe(&key(4), "a@example.com", "http://other:81", false, NOW);
-        table.store(&key(1), (&token(10_000), Role::Standard), false, NOW);
-        table.store(&key(3), (&token(10_000), Role::Standard), false, NOW);
+        describe(&mut table, 4, "a@example.com", "http://other:81", Kind::Named);
+        table.store(&key(1), Wanted::Any, (&token(10_000), Role::Standard), false, NOW);
+        table.store(&key(3), Wanted::Any, (&token(10_000), Role::Standard), false, NOW);
         table.fail(&key(2), &LoginError::Refused, NOW);
         let accounts = table.status(NOW, |_, _| true).accounts;
         let shown: Vec<_> =
@@ -1480,7 +1593,7 @@ mod tests {
             |accounts: Vec<AccountStatus>| accounts.iter().map(|a| a.state).collect::<Vec<_>>();
         let named = table.status(NOW, |used, _| *used == key(1)).accounts;
         assert_eq!(of(named), [State::SignedIn]);
-        let handed_over = table.status(NOW, |_, is_handed_over| is_handed_over).accounts;
+        let handed_over = table.status(NOW, |_, kind| kind == Kind::HandedOver).accounts;
         assert_eq!(of(handed_over), [State::SignedIn]);
         assert!(table.status(NOW, |_, _| false).accounts.is_empty());
     }
@@ -1489,7 +1602,7 @@ mod tests {
     fn an_account_that_has_made_room_is_no_longer_shown() {
         let mut table = table();
         for n in 1..=PLACES as u64 + 1 {
-            table.describe(&key(n), &format!("user{n}"), "http://npm:81", false, NOW);
+            describe(&mut table, n, &format!("user{n}"), "http://npm:81", Kind::Named);
         }
         let accounts = table.status(NOW, |_, _| true).accounts;
         assert_eq!(accounts.len(), PLACES);

@@ -14,6 +14,7 @@ pub mod origin;
 pub mod page;
 pub mod path;
 pub mod secret;
+pub mod sign_in_as;
 pub mod status;
 pub mod time;
 pub mod token;

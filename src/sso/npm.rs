@@ -136,6 +136,24 @@ pub enum LoginError {
     TwoFactor,
     #[error("refused the two-factor code")]
     RefusedCode,
+    #[error("has no user with this e-mail address")]
+    NoUser,
+    #[error("has several users with this e-mail address")]
+    SeveralUsers,
+    #[error("has disabled this user")]
+    Disabled,
+    #[error(
+        "has this address for the account of \"sign_in_as\" itself, as which nobody is signed in"
+    )]
+    ServiceUser,
+    #[error("does not let the account of \"sign_in_as\" do what an administrator may")]
+    NotAdministrator,
+    #[error("does not take the token of the account of \"sign_in_as\"")]
+    ServiceToken,
+    #[error("is not asked, for the account of \"sign_in_as\" cannot log in")]
+    NoService,
+    #[error("sent an answer that is no user of NPM's")]
+    NotUsers,
     #[error("answered with status {0}")]
     Status(u16),
     #[error("could not be reached: {0}")]
@@ -169,6 +187,14 @@ impl LoginError {
                 "set \"totp_secret\" to what NPM showed when two-factor authentication was \
                  turned on, and check the clocks"
             }
+            Self::NoUser => "make one in NPM, or set \"create\" in \"sign_in_as\"",
+            Self::SeveralUsers => "leave one of them in NPM",
+            Self::Disabled => "enable the user in NPM if they may sign in",
+            Self::ServiceUser => {
+                "give the account of \"sign_in_as\" an address that no Authentik user has"
+            }
+            Self::NotAdministrator => "make that account an administrator in NPM",
+            Self::ServiceToken | Self::NoService => "see what the log says of that account",
             Self::Status(300..=499) => {
                 "check that \"api\" is NPM's own address (its port 81), \
                  not the one behind Authentik"
@@ -179,7 +205,9 @@ impl LoginError {
                 "set \"ca_file\" to the certificate authority of NPM, \
                  and \"api\" to a name that its certificate holds"
             }
-            Self::TooLarge | Self::NotToken => "check that \"api\" is the address of an NPM",
+            Self::TooLarge | Self::NotToken | Self::NotUsers => {
+                "check that \"api\" is the address of an NPM"
+            }
             Self::Token(_) | Self::RefusedToken => "check the clock and the version of NPM",
             Self::Local(_) => "look at the limits of this worker process",
         }
@@ -188,13 +216,23 @@ impl LoginError {
     /// The kind of fault, for counting.
     pub fn cause(&self) -> Cause {
         match self {
-            Self::Refused | Self::TwoFactor | Self::RefusedCode => Cause::Refused,
+            Self::Refused
+            | Self::TwoFactor
+            | Self::RefusedCode
+            | Self::NoUser
+            | Self::SeveralUsers
+            | Self::Disabled
+            | Self::ServiceUser
+            | Self::NotAdministrator
+            | Self::NoService => Cause::Refused,
             Self::Unreachable(_) => Cause::Unreachable,
             Self::Timeout(_) => Cause::Timeout,
             Self::Tls(_) => Cause::Tls,
             Self::Status(_)
             | Self::TooLarge
             | Self::NotToken
+            | Self::NotUsers
+            | Self::ServiceToken
             | Self::Token(_)
             | Self::RefusedToken => Cause::Answer,
             Self::Local(_) => Cause::Local,
@@ -208,7 +246,12 @@ impl LoginError {
 
     /// Whether another try within a minute would only be refused again.
     pub fn is_refusal(&self) -> bool {
-        self.cause() == Cause::Refused
+        self.cause() == Cause::Refused && !self.is_of_user() && *self != Self::NoService
+    }
+
+    /// Whether NPM has no user whom the person may sign in as: no fault of NPM's, nor of an account's.
+    pub fn is_of_user(&self) -> bool {
+        matches!(self, Self::NoUser | Self::SeveralUsers | Self::Disabled | Self::ServiceUser)
     }
 }
 
@@ -378,7 +421,7 @@ impl Issuer {
     }
 
     /// The role of a token's account, if NPM takes the token.
-    fn role(&self, authorization: &str) -> Result<Option<Role>, LoginError> {
+    pub(super) fn role(&self, authorization: &str) -> Result<Option<Role>, LoginError> {
         match self.get("/api/users/me", authorization)? {
             (200, answer) => Ok(Some(role(&answer))),
             // A dead token is a client's error to NPM, or a crash of its own handler.
@@ -387,16 +430,63 @@ impl Issuer {
         }
     }
 
-    fn post(&self, path: &str, body: &impl Serialize) -> Result<Answer, LoginError> {
-        let body = serde_json::to_vec(body).map(Zeroizing::new);
-        let body = body.map_err(|error| LoginError::Local(error.to_string()))?;
-        let request = self.agent().post(self.address(path));
-        self.answer(request.content_type("application/json").send(&body[..]))
+    /// Begins what is to take no longer than the timeout, in all.
+    pub(super) fn begin(&self) {
+        self.deadline.begin(self.timeout);
     }
 
-    fn get(&self, path: &str, authorization: &str) -> Result<Answer, LoginError> {
+    /// The token in an answer that has just come.
+    pub(super) fn token_in(&self, answer: &[u8]) -> Result<Token, LoginError> {
+        match issued(answer, unix_millis())? {
+            Issued::Token(token) => Ok(token),
+            Issued::Challenge(_) => Err(LoginError::NotToken),
+        }
+    }
+
+    fn post(&self, path: &str, body: &impl Serialize) -> Result<Answer, LoginError> {
+        let request = self.agent().post(self.address(path));
+        self.answer(request.content_type("application/json").send(&json(body)?[..]))
+    }
+
+    pub(super) fn get(&self, path: &str, authorization: &str) -> Result<Answer, LoginError> {
         let request = self.agent().get(self.address(path));
         self.answer(request.header("Authorization", authorization).call())
+    }
+
+    pub(super) fn delete(&self, path: &str, authorization: &str) -> Result<Answer, LoginError> {
+        let request = self.agent().delete(self.address(path));
+        self.answer(request.header("Authorization", authorization).call())
+    }
+
+    pub(super) fn post_nothing(
+        &self,
+        path: &str,
+        authorization: &str,
+    ) -> Result<Answer, LoginError> {
+        let request = self.agent().post(self.address(path));
+        self.answer(request.header("Authorization", authorization).send_empty())
+    }
+
+    pub(super) fn post_with(
+        &self,
+        path: &str,
+        authorization: &str,
+        body: &impl Serialize,
+    ) -> Result<Answer, LoginError> {
+        let request = self.agent().post(self.address(path));
+        let request = request.header("Authorization", authorization);
+        self.answer(request.content_type("application/json").send(&json(body)?[..]))
+    }
+
+    pub(super) fn put(
+        &self,
+        path: &str,
+        authorization: &str,
+        body: &impl Serialize,
+    ) -> Result<Answer, LoginError> {
+        let request = self.agent().put(self.address(path));
+        let request = request.header("Authorization", authorization);
+        self.answer(request.content_type("application/json").send(&json(body)?[..]))
     }
 
     fn address(&self, path: &str) -> String {
@@ -464,6 +554,11 @@ impl Issuer {
             other => LoginError::Unreachable(other.to_string()),
         }
     }
+}
+
+fn json(body: &impl Serialize) -> Result<Zeroizing<Vec<u8>>, LoginError> {
+    let body = serde_json::to_vec(body).map(Zeroizing::new);
+    body.map_err(|error| LoginError::Local(error.to_string()))
 }
 
 /// What NPM answers to a login.

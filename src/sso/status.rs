@@ -82,6 +82,9 @@ impl State {
 #[derive(Clone, Debug, Serialize)]
 pub struct AccountStatus {
     pub identity: String,
+    /// The Authentik user whose own NPM user this is.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub user: Option<String>,
     pub api: String,
     pub state: State,
     #[serde(serialize_with = "in_words")]
@@ -208,7 +211,7 @@ impl Status {
             let c = &account.counters;
             let _ = writeln!(
                 rows,
-                "<tr><th>{identity}<br><small>{api}</small></th>\
+                "<tr><th>{identity}<br><small>{user}{api}</small></th>\
                  <td data-name=\"State\" class=\"{class}\">{state}{next}</td>\
                  <td data-name=\"Token expires\">{expires}</td>\
                  <td data-name=\"Last login\">{login}</td>\
@@ -216,6 +219,7 @@ impl Status {
                  <td data-name=\"Requests\">{hits} at once, {waits} after {waited} ms</td>\
                  <td data-name=\"Logins\">{logins}, {renewals} renewals, {failures} failures</td></tr>",
                 identity = html(&account.identity),
+                user = account.user.as_ref().map(|user| format!("{}, ", html(user))).unwrap_or_default(),
                 api = html(&account.api),
                 class = if account.state == State::Failing { "bad" } else { "" },
                 state = account.state.words(),
@@ -292,6 +296,7 @@ mod tests {
             Counters { hits: 5, waits: 2, waited_ms: 840, logins: 1, renewals: 3, failures: 1 };
         let account = AccountStatus {
             identity: "a\"<b>&\\@example.com".to_owned(),
+            user: None,
             api: "http://127.0.0.1:81".to_owned(),
             state: State::Failing,
             token_expires: None,

@@ -14,6 +14,7 @@ mod http2;
 mod identity;
 mod logins;
 mod nginx_conf;
+mod own_users;
 mod page;
 #[path = "phases.rs"]
 mod phases_under_satisfy_all;

@@ -1,0 +1,429 @@
+//! Every Authentik user is their own NPM user: one administrator's account at NPM, the service account,
+//! signs each in as the NPM user with the same e-mail address, as NPM's own "Sign in as" does.
+//!
+//! What NPM's API does was observed on 2.15.1: it checks no duplicates, and an e-mail address is its
+//! user's own claim (`PUT /api/users/me`).
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::thread;
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use percent_encoding::{utf8_percent_encode, NON_ALPHANUMERIC};
+use serde::{Deserialize, Serialize};
+
+use super::accounts::{Account, Visitor};
+use super::npm::{Issuer, LoginError, Role};
+use super::token::Token;
+
+/// How long names may be, in characters: as long as NPM's own form lets them be.
+const NAME_MAX: usize = 50;
+const NICKNAME_MAX: usize = 30;
+
+/// The longest address (RFC 5321, 4.5.3.1.3).
+const EMAIL_MAX: usize = 254;
+
+/// How many people a worker knows at once; beyond, it gets to know them anew.
+const KNOWN_MAX: usize = 4096;
+
+/// What the accounts file says of it.
+pub struct SignInAs {
+    /// The administrator's account that signs others in.
+    pub service: Arc<Account>,
+    /// Whether a user that NPM does not have is made.
+    pub create: bool,
+    /// Authentik's groups, and the role that each gives. Empty: NPM's roles are left alone.
+    pub groups: Vec<(String, Role)>,
+    /// Whether a user is made an administrator later than when they were made.
+    pub raise: bool,
+    /// The accounts of those who have been here, by what Authentik says is their e-mail address, and by
+    /// the role that they were to have.
+    known: Mutex<HashMap<Box<[u8]>, Known>>,
+}
+
+/// A person's accounts, one for each role that is wanted.
+type Known = [Option<Arc<Account>>; Wanted::COUNT];
+
+/// The role that Authentik's groups give.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Wanted {
+    /// They say nothing of roles.
+    Any,
+    Standard,
+    Administrator,
+}
+
+impl Wanted {
+    const COUNT: usize = 3;
+}
+
+/// Somebody who is signed in as an NPM user of their own.
+#[derive(Debug)]
+pub struct Person {
+    pub sign_in_as: Arc<SignInAs>,
+    /// Authentik's user name.
+    pub user: String,
+    /// In lower case, as NPM compares it at a login.
+    pub email: String,
+    pub name: String,
+    pub wanted: Wanted,
+}
+
+impl std::fmt::Debug for SignInAs {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("SignInAs")
+            .field("service", &self.service.credentials.identity)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Who a visitor is at NPM.
+pub enum Found {
+    Account(Arc<Account>),
+    /// Authentik says no e-mail address, or what is none, or several.
+    NoAddress,
+    /// They are in none of the groups.
+    ShutOut,
+}
+
+impl SignInAs {
+    pub fn new(
+        service: Arc<Account>,
+        create: bool,
+        groups: Vec<(String, Role)>,
+        raise: bool,
+    ) -> Self {
+        Self { service, create, groups, raise, known: Mutex::default() }
+    }
+
+    /// The account of a visitor. `name` is what people call them, which is asked for once.
+    ///
+    /// # Errors
+    ///
+    /// Those of `name`.
+    pub fn find<'a, E>(
+        self: &Arc<Self>,
+        visitor: &Visitor,
+        name: impl FnOnce() -> Result<&'a [u8], E>,
+    ) -> Result<Found, E> {
+        let Some(wanted) = self.wanted(visitor) else {
+            return Ok(Found::ShutOut);
+        };
+        let known = |accounts: &Known| accounts[wanted as usize].clone();
+        if let Some(account) = self.known.lock().get(visitor.email).and_then(known) {
+            return Ok(Found::Account(account));
+        }
+        let Some(email) = address(visitor.email) else {
+            return Ok(Found::NoAddress);
+        };
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        let (user, name) = (text(visitor.user), text(name()?));
+        let person = Person { sign_in_as: self.clone(), user, email, name, wanted };
+        let account = Arc::new(Account::of_person(person));
+        let mut all = self.known.lock();
+        if all.len() >= KNOWN_MAX {
+            all.clear();
+        }
+        all.entry(visitor.email.into()).or_default()[wanted as usize] = Some(account.clone());
+        Ok(Found::Account(account))
+    }
+
+    /// The strongest role that a visitor's groups give; `None` for who is in none of them.
+    fn wanted(&self, visitor: &Visitor) -> Option<Wanted> {
+        if self.groups.is_empty() {
+            return Some(Wanted::Any);
+        }
+        let mut wanted = None;
+        for group in visitor.separator.split(visitor.groups) {
+            match self.groups.iter().find(|(name, _)| name.as_bytes() == group) {
+                Some((_, Role::Administrator)) => return Some(Wanted::Administrator),
+                Some((_, Role::Standard)) => wanted = Some(Wanted::Standard),
+                None => {}
+            }
+        }
+        wanted
+    }
+}
+
+/// An e-mail address in lower case; `None` for what is no address, or not one. Of letters, only ASCII's:
+/// others look alike, and are compared in more ways than one.
+fn address(text: &[u8]) -> Option<String> {
+    let text = std::str::from_utf8(text).ok()?;
+    let (local, domain) = text.split_once('@')?;
+    let is_local = |b: u8| b.is_ascii_alphanumeric() || b"!#$%&'*+-/=?^_`{|}~.".contains(&b);
+    let is_domain = |b: u8| b.is_ascii_alphanumeric() || b"-.".contains(&b);
+    let is_address = text.len() <= EMAIL_MAX
+        && !local.is_empty()
+        && !domain.is_empty()
+        && local.bytes().all(is_local)
+        && domain.bytes().all(is_domain);
+    is_address.then(|| text.to_ascii_lowercase())
+}
+
+/// What was done at NPM beside signing in, or should be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Deed {
+    /// The user was made.
+    Made(Role),
+    /// The user is no administrator any more.
+    Demoted,
+    /// The user was made an administrator.
+    Raised,
+    /// The groups make the user an administrator, and NPM's administrators have not.
+    ToBeRaised,
+    /// NPM did not take the visibility that goes with the role.
+    VisibilityKept,
+}
+
+/// A token of a person's NPM user.
+pub struct SignedIn {
+    pub token: Token,
+    pub role: Role,
+    pub deeds: Vec<Deed>,
+}
+
+/// An NPM user, as NPM lists them.
+#[derive(Clone, Debug, Deserialize)]
+struct User {
+    id: u64,
+    email: String,
+    #[serde(default)]
+    roles: Vec<String>,
+    #[serde(default)]
+    is_disabled: Flag,
+}
+
+/// NPM's older versions, and its databases, have numbers for truth.
+#[derive(Clone, Copy, Debug, Default, Deserialize)]
+#[serde(untagged)]
+enum Flag {
+    Number(u8),
+    Bool(bool),
+    #[default]
+    None,
+}
+
+impl Flag {
+    fn is_set(self) -> bool {
+        matches!(self, Self::Bool(true) | Self::Number(1..))
+    }
+}
+
+impl User {
+    fn role(&self) -> Role {
+        match self.roles.iter().any(|role| role == "admin") {
+            true => Role::Administrator,
+            false => Role::Standard,
+        }
+    }
+}
+
+/// The calls of one sign-in, which together take no longer than the issuer's timeout.
+struct Flow<'a> {
+    issuer: &'a Issuer,
+    /// The service account's token, as an `Authorization`.
+    service: &'a str,
+    person: &'a Person,
+    deeds: Vec<Deed>,
+}
+
+/// Signs a person in, with the token of the service account. Blocks, up to the timeout.
+///
+/// # Errors
+///
+/// As [`Issuer::log_in`]; [`LoginError::ServiceToken`] where NPM does not take that token.
+pub fn sign_in(issuer: &Issuer, service: &str, person: &Person) -> Result<SignedIn, LoginError> {
+    issuer.begin();
+    Flow { issuer, service, person, deeds: Vec::new() }.run()
+}
+
+impl Flow<'_> {
+    fn run(mut self) -> Result<SignedIn, LoginError> {
+        if self.is_service() {
+            return Err(LoginError::ServiceUser);
+        }
+        for is_last in [false, true] {
+            let mut user = self.user()?;
+            if user.is_disabled.is_set() {
+                return Err(LoginError::Disabled);
+            }
+            self.set_role(&mut user)?;
+            if let Some(token) = self.log_in_as(&user, is_last)? {
+                return Ok(SignedIn { token, role: user.role(), deeds: self.deeds });
+            }
+        }
+        Err(LoginError::NoUser)
+    }
+
+    /// Whether the person's address is the service account's: nobody is signed in as that one.
+    fn is_service(&self) -> bool {
+        let service = &self.person.sign_in_as.service.credentials.identity;
+        service.eq_ignore_ascii_case(&self.person.email)
+    }
+
+    /// The one user with the person's address, who is made if need be.
+    fn user(&mut self) -> Result<User, LoginError> {
+        /// How often one looks again for several users, of whom others of this module's take theirs away.
+        const LOOKS: u32 = 5;
+        const PAUSE: Duration = Duration::from_millis(100);
+
+        let create = self.person.sign_in_as.create;
+        for look in 1..=LOOKS {
+            let mut users = self.find()?;
+            match (users.len(), create) {
+                (1, _) => return Ok(users.remove(0)),
+                (0, false) => return Err(LoginError::NoUser),
+                (0, true) => return self.make(),
+                (_, true) if look < LOOKS => thread::sleep(PAUSE),
+                _ => break,
+            }
+        }
+        Err(LoginError::SeveralUsers)
+    }
+
+    /// The users with the person's address, the oldest first. NPM looks for a part of the name or the
+    /// address, with `%` and `_` for anything.
+    fn find(&self) -> Result<Vec<User>, LoginError> {
+        let query = utf8_percent_encode(&self.person.email, NON_ALPHANUMERIC);
+        let path = format!("/api/users?query={query}&expand=permissions");
+        let users = match self.issuer.get(&path, self.service)? {
+            (200, answer) => answer,
+            (status, _) => return Err(self.refused(status)),
+        };
+        let mut users: Vec<User> =
+            serde_json::from_slice(&users).map_err(|_| LoginError::NotUsers)?;
+        users.retain(|user| user.email.eq_ignore_ascii_case(&self.person.email));
+        users.sort_by_key(|user| user.id);
+        Ok(users)
+    }
+
+    /// Makes the user. Others may do so at the same time, and NPM lets them: of several the oldest stays,
+    /// and the one that was just made goes.
+    fn make(&mut self) -> Result<User, LoginError> {
+        #[derive(Serialize)]
+        struct NewUser<'a> {
+            name: &'a str,
+            nickname: &'a str,
+            email: &'a str,
+            roles: &'a [&'a str],
+            is_disabled: bool,
+        }
+        let Person { user, email, name, wanted, .. } = self.person;
+        let role = match wanted {
+            Wanted::Administrator => Role::Administrator,
+            Wanted::Any | Wanted::Standard => Role::Standard,
+        };
+        let new = NewUser {
+            name: first_of([name, user, email], NAME_MAX),
+            nickname: first_of([user, name, email], NICKNAME_MAX),
+            email,
+            roles: roles(role),
+            is_disabled: false,
+        };
+        let made: User = match self.issuer.post_with("/api/users", self.service, &new)? {
+            (200 | 201, answer) => {
+                serde_json::from_slice(&answer).map_err(|_| LoginError::NotUsers)?
+            }
+            (status, _) => return Err(self.refused(status)),
+        };
+        let users = self.find()?;
+        let Some(oldest) = users.first().filter(|oldest| oldest.id < made.id) else {
+            self.deeds.push(Deed::Made(role));
+            return Ok(made);
+        };
+        let path = format!("/api/users/{}", made.id);
+        match self.issuer.delete(&path, self.service)? {
+            // Gone is gone, whoever took it away.
+            (200 | 404, _) => Ok(oldest.clone()),
+            (status, _) => Err(self.refused(status)),
+        }
+    }
+
+    /// Takes a role away that the groups no longer give, or gives one where that is asked for.
+    fn set_role(&mut self, user: &mut User) -> Result<(), LoginError> {
+        let (role, visibility, deed) = match (self.person.wanted, user.role()) {
+            (Wanted::Standard, Role::Administrator) => (Role::Standard, "user", Deed::Demoted),
+            // An address is its user's own claim: whoever takes that of an administrator-to-be would
+            // be made one.
+            (Wanted::Administrator, Role::Standard) if !self.person.sign_in_as.raise => {
+                self.deeds.push(Deed::ToBeRaised);
+                return Ok(());
+            }
+            (Wanted::Administrator, Role::Standard) => (Role::Administrator, "all", Deed::Raised),
+            _ => return Ok(()),
+        };
+        #[derive(Serialize)]
+        struct Roles<'a> {
+            roles: &'a [&'a str],
+        }
+        #[derive(Serialize)]
+        struct Permissions<'a> {
+            visibility: &'a str,
+        }
+        let path = format!("/api/users/{}", user.id);
+        match self.issuer.put(&path, self.service, &Roles { roles: roles(role) })? {
+            (200, _) => {}
+            (status, _) => return Err(self.refused(status)),
+        }
+        user.roles = roles(role).iter().map(ToString::to_string).collect();
+        self.deeds.push(deed);
+        let path = format!("{path}/permissions");
+        match self.issuer.put(&path, self.service, &Permissions { visibility })? {
+            (200, _) => {}
+            // The row of an older user's permissions may have another number than the user.
+            (500, _) => self.deeds.push(Deed::VisibilityKept),
+            (status, _) => return Err(self.refused(status)),
+        }
+        Ok(())
+    }
+
+    /// NPM's "Sign in as"; `None` for a user who is gone meanwhile.
+    fn log_in_as(&self, user: &User, is_last: bool) -> Result<Option<Token>, LoginError> {
+        #[derive(Deserialize)]
+        struct Answer {
+            #[serde(default)]
+            user: Option<User>,
+        }
+        let path = format!("/api/users/{}/login", user.id);
+        let (status, answer) = self.issuer.post_nothing(&path, self.service)?;
+        match (status, is_last) {
+            (200, _) => {
+                let Answer { user: of } =
+                    serde_json::from_slice(&answer).map_err(|_| LoginError::NotToken)?;
+                // NPM gives a token of a disabled user's too, which is worth nothing.
+                match of {
+                    Some(user) if user.is_disabled.is_set() => Err(LoginError::Disabled),
+                    _ => self.issuer.token_in(&answer).map(Some),
+                }
+            }
+            (404, false) => Ok(None),
+            (404, true) => Err(LoginError::NoUser),
+            (status, _) => Err(self.refused(status)),
+        }
+    }
+
+    /// Why NPM refused a call of the service account's: for its token, for its role, or otherwise.
+    fn refused(&self, status: u16) -> LoginError {
+        match self.issuer.role(self.service) {
+            Ok(None) => LoginError::ServiceToken,
+            Ok(Some(Role::Standard)) => LoginError::NotAdministrator,
+            Ok(Some(Role::Administrator)) => LoginError::Status(status),
+            Err(error) => error,
+        }
+    }
+}
+
+/// The first of some texts that says something, cut to so many characters.
+fn first_of<const N: usize>(texts: [&str; N], max: usize) -> &str {
+    let text = texts.into_iter().map(str::trim).find(|text| !text.is_empty()).unwrap_or("-");
+    let end = text.char_indices().nth(max).map_or(text.len(), |(end, _)| end);
+    text[..end].trim_end()
+}
+
+fn roles(role: Role) -> &'static [&'static str] {
+    match role {
+        Role::Administrator => &["admin"],
+        Role::Standard => &[],
+    }
+}
