@@ -31,10 +31,15 @@ pub fn run() {
     }
     let (upstream, npm) = (upstream(), Npm::start());
     let fixed = format!("proxy_set_header Authorization \"Bearer {}\";", "e".repeat(560));
+    let (file, people) = (accounts(&npm), sign_in_as(&npm));
+    let credentials = "auth_request_set $authentik_authorization $upstream_http_authorization;
+         npm_token_inject accounts.json credentials=$authentik_authorization;";
     let lines = [
-        ("nothing", "npm_token_inject off;"),
-        ("`proxy_set_header Authorization \"Bearer …\"`", &*fixed),
-        ("`npm_token_inject on`", "npm_token_inject accounts.json;"),
+        ("nothing", "npm_token_inject off;", &file),
+        ("`proxy_set_header Authorization \"Bearer …\"`", &*fixed, &file),
+        ("`npm_token_inject on`", "npm_token_inject accounts.json;", &file),
+        ("the same, with `sign_in_as`", "npm_token_inject accounts.json;", &people),
+        ("`npm_token_inject on credentials=…`", credentials, &file),
     ];
     let (bare, npms) = (bare(&upstream), proxy_host(&upstream.url(), &upstream.url()));
     let columns =
@@ -43,8 +48,8 @@ pub fn run() {
     let mut rows: Vec<Vec<String>> = lines.iter().map(|line| vec![line.0.to_owned()]).collect();
     for (host, authorization) in columns {
         let mut nothing = None;
-        for (row, (_, line)) in rows.iter_mut().zip(lines) {
-            let host = host.clone().accounts(&accounts(&npm)).directive(line);
+        for (row, (_, line, accounts)) in rows.iter_mut().zip(&lines) {
+            let host = host.clone().accounts(accounts).directive(line);
             let count = |requests| instructions(&host, authorization, requests);
             let counted = (count(LONG) - count(SHORT)) / (LONG - SHORT);
             let more = counted.saturating_sub(*nothing.get_or_insert(counted));
@@ -69,6 +74,18 @@ fn accounts(npm: &Npm) -> String {
     json!({"api": npm.url(), "accounts": [account]}).to_string()
 }
 
+/// An accounts file by which everybody is their own NPM user.
+fn sign_in_as(npm: &Npm) -> String {
+    let secret = npm.secret("admin@example.com");
+    json!({"api": npm.url(), "sign_in_as": {
+        "identity": "admin@example.com",
+        "secret": secret,
+        "create": true,
+        "groups": {"npm-admins": "admin"},
+    }})
+    .to_string()
+}
+
 /// Authentik's outpost and NPM in one, as fast and as steady as can be.
 fn upstream() -> Nginx {
     Nginx::builder()
@@ -82,6 +99,7 @@ fn upstream() -> Nginx {
              add_header X-authentik-groups   \"authentik Admins|npm-admins\";
              add_header X-authentik-email    akadmin@example.com;
              add_header X-authentik-name     akadmin;
+             add_header Authorization        \"Basic YWRtaW5AZXhhbXBsZS5jb206YWRtaW4tc2VjcmV0\";
              return 200;",
         )
         .location("/", "return 204;")

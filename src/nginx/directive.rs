@@ -497,7 +497,7 @@ fn check_sign_in_as(cf: &ngx_conf_t, settings: &Settings) -> Result<(), Status> 
     let Some(sign_in_as) = sign_in_as else {
         return Ok(());
     };
-    let needs_groups = !sign_in_as.groups.is_empty();
+    let needs_groups = !sign_in_as.terms().groups.is_empty();
     let needed = [("email", &settings.email, true), ("groups", &settings.groups, needs_groups)];
     for (parameter, identity, is_needed) in needed {
         if is_needed && identity.value.get().is_none() {

@@ -24,7 +24,7 @@ use super::zone::Zone;
 use crate::sso::accounts::{Account, AccountKey, Authorization, Origin};
 use crate::sso::cache::{Access, Claim, Description, Doubt, Kind, Table};
 use crate::sso::npm::{LoginError, Role};
-use crate::sso::sign_in_as::{Deed, SignInAs, Wanted};
+use crate::sso::sign_in_as::{Deed, Terms, Wanted};
 use crate::sso::token::{Millis, Token};
 
 /// How often a worker looks whether another one's login has ended. Milliseconds.
@@ -232,7 +232,7 @@ impl Logins {
             Some(person) => {
                 let account = account.clone();
                 let pending = Pending { account, again: false, renewed: false };
-                self.sign_in(&person.sign_in_as, pending)
+                self.sign_in(&person.terms, pending)
             }
             None => self.ask(account, Task::LogIn),
         }
@@ -243,18 +243,18 @@ impl Logins {
         match account.person() {
             Some(person) => {
                 let account = account.clone();
-                self.sign_in(&person.sign_in_as, Pending { account, again: false, renewed: true })
+                self.sign_in(&person.terms, Pending { account, again: false, renewed: true })
             }
             None => self.ask(account, Task::Renew(token)),
         };
     }
 
     /// Signs a person in, as soon as the service account has a token.
-    fn sign_in(&mut self, sign_in_as: &SignInAs, pending: Pending) -> bool {
+    fn sign_in(&mut self, terms: &Terms, pending: Pending) -> bool {
         let Some(zone) = self.zone else {
             return false;
         };
-        let service = &sign_in_as.service;
+        let service = &terms.service;
         let found = find(&mut zone.lock(), service);
         let is_under_way = match found {
             Found::Token { token, renew } => {
@@ -283,8 +283,7 @@ impl Logins {
     fn go_on_with_pending(&mut self) {
         for pending in std::mem::take(&mut self.pending) {
             let account = pending.account.clone();
-            let begun =
-                account.person().is_some_and(|person| self.sign_in(&person.sign_in_as, pending));
+            let begun = account.person().is_some_and(|person| self.sign_in(&person.terms, pending));
             if !begun {
                 self.settle(&account, Outcome::Failure);
             }
@@ -296,7 +295,7 @@ impl Logins {
         let (Some(person), Some(zone)) = (account.person(), self.zone) else {
             return;
         };
-        let service = &person.sign_in_as.service;
+        let service = &person.terms.service;
         let is_current = zone.lock().is_current(&service.key, errand.service.issue, now());
         let begun = if is_current && !self.revoke(service, &errand.service) {
             self.note_failure(service, &LoginError::RefusedToken);
@@ -308,7 +307,7 @@ impl Logins {
             }
             let renewed = errand.renewed;
             let pending = Pending { account: account.clone(), again: true, renewed };
-            self.sign_in(&person.sign_in_as, pending)
+            self.sign_in(&person.terms, pending)
         };
         if !begun {
             self.settle(&account, Outcome::Failure);

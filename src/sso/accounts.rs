@@ -23,7 +23,7 @@ use super::file::{self, Content, FileError};
 use super::groups::Separator;
 use super::npm::{self, BaseUrl, Credentials, Issuer, Role};
 use super::secret::Secret;
-use super::sign_in_as::{Person, SignInAs, Wanted};
+use super::sign_in_as::{Person, SignInAs, Terms, Wanted};
 use super::totp::TotpSecret;
 
 /// The longest `timeout`: nobody waits longer for a page.
@@ -142,8 +142,8 @@ impl Account {
         };
         let key = match &origin {
             // Whoever signs in as somebody has that one's account, not the other way round.
-            Origin::Person(Person { sign_in_as, .. }) => {
-                AccountKey::new(issuer.url(), &sign_in_as.service.credentials, address)
+            Origin::Person(Person { terms, .. }) => {
+                AccountKey::new(issuer.url(), &terms.service.credentials, address)
             }
             Origin::File | Origin::HandedOver => AccountKey::new(issuer.url(), &credentials, None),
         };
@@ -153,7 +153,7 @@ impl Account {
 
     /// The account of somebody who is signed in as an NPM user of their own, and has no secret there.
     pub fn of_person(person: Person) -> Self {
-        let issuer = person.sign_in_as.service.issuer.clone();
+        let issuer = person.terms.service.issuer.clone();
         let secret = Secret::new(String::new());
         let credentials = Credentials { identity: person.email.clone(), secret, totp: None };
         Self::new(issuer, credentials, Origin::Person(person))
@@ -177,7 +177,7 @@ impl Account {
 pub struct Accounts {
     issuer: Arc<Issuer>,
     rules: Vec<(Matcher, Arc<Account>)>,
-    sign_in_as: Option<Arc<SignInAs>>,
+    sign_in_as: Option<SignInAs>,
 }
 
 impl Accounts {
@@ -246,7 +246,7 @@ impl Accounts {
                 written.groups.iter().try_for_each(|(name, _)| check_group(name))?;
                 let service = account(credentials(written.credentials)?);
                 let WrittenSignInAs { create, groups, raise, .. } = written;
-                Some(Arc::new(SignInAs::new(service, create, groups, raise)))
+                Some(SignInAs::new(Terms { service, create, groups, raise }))
             }
             None => None,
         };
@@ -260,13 +260,13 @@ impl Accounts {
 
     /// Whether an account of this key is among them.
     pub fn name(&self, key: &AccountKey) -> bool {
-        let service = self.sign_in_as.iter().map(|sign_in_as| &sign_in_as.service);
+        let service = self.sign_in_as.iter().map(|sign_in_as| &sign_in_as.terms().service);
         let mut all = self.rules.iter().map(|(_, account)| account).chain(service);
         all.any(|account| account.key == *key)
     }
 
     /// How those are signed in whom no account fits.
-    pub fn sign_in_as(&self) -> Option<&Arc<SignInAs>> {
+    pub fn sign_in_as(&self) -> Option<&SignInAs> {
         self.sign_in_as.as_ref()
     }
 
@@ -278,7 +278,7 @@ impl Accounts {
 
     /// Whether any account is found by group.
     pub fn ask_for_groups(&self) -> bool {
-        self.sign_in_as.as_ref().is_some_and(|sign_in_as| !sign_in_as.groups.is_empty())
+        self.sign_in_as.as_ref().is_some_and(|sign_in_as| !sign_in_as.terms().groups.is_empty())
             || self.rules.iter().any(|(matcher, _)| matches!(matcher, Matcher::Group(_)))
     }
 

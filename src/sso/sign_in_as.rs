@@ -5,6 +5,7 @@
 //! user's own claim (`PUT /api/users/me`).
 
 use std::collections::HashMap;
+use std::fmt;
 use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
@@ -27,8 +28,16 @@ const EMAIL_MAX: usize = 254;
 /// How many people a worker knows at once; beyond, it gets to know them anew.
 const KNOWN_MAX: usize = 4096;
 
-/// What the accounts file says of it.
+/// How people are signed in, and who has been here.
 pub struct SignInAs {
+    terms: Arc<Terms>,
+    /// The accounts of those who have been here, by what Authentik says is their e-mail address, and by
+    /// the role that they were to have.
+    known: Mutex<HashMap<Box<[u8]>, Known>>,
+}
+
+/// What the accounts file says of it.
+pub struct Terms {
     /// The administrator's account that signs others in.
     pub service: Arc<Account>,
     /// Whether a user that NPM does not have is made.
@@ -37,9 +46,6 @@ pub struct SignInAs {
     pub groups: Vec<(String, Role)>,
     /// Whether a user is made an administrator later than when they were made.
     pub raise: bool,
-    /// The accounts of those who have been here, by what Authentik says is their e-mail address, and by
-    /// the role that they were to have.
-    known: Mutex<HashMap<Box<[u8]>, Known>>,
 }
 
 /// A person's accounts, one for each role that is wanted.
@@ -61,7 +67,7 @@ impl Wanted {
 /// Somebody who is signed in as an NPM user of their own.
 #[derive(Debug)]
 pub struct Person {
-    pub sign_in_as: Arc<SignInAs>,
+    pub terms: Arc<Terms>,
     /// Authentik's user name.
     pub user: String,
     /// In lower case, as NPM compares it at a login.
@@ -70,11 +76,10 @@ pub struct Person {
     pub wanted: Wanted,
 }
 
-impl std::fmt::Debug for SignInAs {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("SignInAs")
-            .field("service", &self.service.credentials.identity)
-            .finish_non_exhaustive()
+impl fmt::Debug for Terms {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let service = &self.service.credentials.identity;
+        f.debug_struct("Terms").field("service", service).finish_non_exhaustive()
     }
 }
 
@@ -88,13 +93,13 @@ pub enum Found {
 }
 
 impl SignInAs {
-    pub fn new(
-        service: Arc<Account>,
-        create: bool,
-        groups: Vec<(String, Role)>,
-        raise: bool,
-    ) -> Self {
-        Self { service, create, groups, raise, known: Mutex::default() }
+    pub fn new(terms: Terms) -> Self {
+        Self { terms: Arc::new(terms), known: Mutex::default() }
+    }
+
+    /// What the accounts file says.
+    pub fn terms(&self) -> &Terms {
+        &self.terms
     }
 
     /// The account of a visitor. `name` is what people call them, which is asked for once.
@@ -103,7 +108,7 @@ impl SignInAs {
     ///
     /// Those of `name`.
     pub fn find<'a, E>(
-        self: &Arc<Self>,
+        &self,
         visitor: &Visitor,
         name: impl FnOnce() -> Result<&'a [u8], E>,
     ) -> Result<Found, E> {
@@ -119,7 +124,7 @@ impl SignInAs {
         };
         let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
         let (user, name) = (text(visitor.user), text(name()?));
-        let person = Person { sign_in_as: self.clone(), user, email, name, wanted };
+        let person = Person { terms: self.terms.clone(), user, email, name, wanted };
         let account = Arc::new(Account::of_person(person));
         let mut all = self.known.lock();
         if all.len() >= KNOWN_MAX {
@@ -131,12 +136,12 @@ impl SignInAs {
 
     /// The strongest role that a visitor's groups give; `None` for who is in none of them.
     fn wanted(&self, visitor: &Visitor) -> Option<Wanted> {
-        if self.groups.is_empty() {
+        if self.terms.groups.is_empty() {
             return Some(Wanted::Any);
         }
         let mut wanted = None;
         for group in visitor.separator.split(visitor.groups) {
-            match self.groups.iter().find(|(name, _)| name.as_bytes() == group) {
+            match self.terms.groups.iter().find(|(name, _)| name.as_bytes() == group) {
                 Some((_, Role::Administrator)) => return Some(Wanted::Administrator),
                 Some((_, Role::Standard)) => wanted = Some(Wanted::Standard),
                 None => {}
@@ -258,7 +263,7 @@ impl Flow<'_> {
 
     /// Whether the person's address is the service account's: nobody is signed in as that one.
     fn is_service(&self) -> bool {
-        let service = &self.person.sign_in_as.service.credentials.identity;
+        let service = &self.person.terms.service.credentials.identity;
         service.eq_ignore_ascii_case(&self.person.email)
     }
 
@@ -268,7 +273,7 @@ impl Flow<'_> {
         const LOOKS: u32 = 5;
         const PAUSE: Duration = Duration::from_millis(100);
 
-        let create = self.person.sign_in_as.create;
+        let create = self.person.terms.create;
         for look in 1..=LOOKS {
             let mut users = self.find()?;
             match (users.len(), create) {
@@ -346,7 +351,7 @@ impl Flow<'_> {
             (Wanted::Standard, Role::Administrator) => (Role::Standard, "user", Deed::Demoted),
             // An address is its user's own claim: whoever takes that of an administrator-to-be would
             // be made one.
-            (Wanted::Administrator, Role::Standard) if !self.person.sign_in_as.raise => {
+            (Wanted::Administrator, Role::Standard) if !self.person.terms.raise => {
                 self.deeds.push(Deed::ToBeRaised);
                 return Ok(());
             }
