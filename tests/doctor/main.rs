@@ -382,6 +382,23 @@ fn an_account_with_two_factor_authentication() {
 }
 
 #[test]
+fn an_account_that_signs_others_in() {
+    let world = World::new();
+    let with = |identity: &str, secret: &str| {
+        let accounts = json!({"api": world.npm.url(), "sign_in_as": {
+            "identity": identity, "secret": secret, "create": true,
+        }});
+        world.examine(|host| with_accounts(host, &accounts))
+    };
+    let admins = world.npm.secret("admin@example.com");
+    with("admin@example.com", &admins).is_well();
+    with("admin@example.com", "wrong")
+        .is_bad("NPM refused identity and secret", "set the password");
+    with("guest@example.com", &world.npm.secret("guest@example.com"))
+        .is_bad("the account of sign_in_as is no administrator", "make it one");
+}
+
+#[test]
 fn an_npm_that_does_not_answer_as_one() {
     let world = World::new();
     let at = |api: &str| {
