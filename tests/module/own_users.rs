@@ -30,7 +30,8 @@ fn sign_in_as(npm: &Npm, more: &Value) -> Value {
     let mut written = json!({"identity": SSO, "secret": npm.secret(SSO)});
     let more = more.as_object().expect("keys").clone();
     written.as_object_mut().expect("keys").extend(more);
-    json!({"api": npm.url(), "sign_in_as": written})
+    // On a machine that has much to do, a hundred at once take their time.
+    json!({"api": npm.url(), "timeout": "30s", "sign_in_as": written})
 }
 
 fn groups() -> Value {
