@@ -491,45 +491,37 @@ impl TryFrom<RawEntry> for Entry {
             }
             _ => {}
         }
-        let written = RawCredentials {
-            identity: raw.identity,
-            secret: raw.secret,
-            secret_file: raw.secret_file,
-            totp_secret: raw.totp_secret,
-            totp_secret_file: raw.totp_secret_file,
-        };
-        Ok(Self { matcher, credentials: written.try_into()? })
+        let secret = (raw.secret, raw.secret_file);
+        let totp = (raw.totp_secret, raw.totp_secret_file);
+        let credentials = WrittenCredentials::new(raw.identity, secret, totp)?;
+        Ok(Self { matcher, credentials })
     }
 }
 
-/// The fields of [`WrittenCredentials`], wherever they stand.
-struct RawCredentials {
-    identity: String,
-    secret: Option<Secret>,
-    secret_file: Option<PathBuf>,
-    totp_secret: Option<TotpSecret>,
-    totp_secret_file: Option<PathBuf>,
-}
-
-impl TryFrom<RawCredentials> for WrittenCredentials {
-    type Error = &'static str;
-
-    fn try_from(raw: RawCredentials) -> Result<Self, Self::Error> {
-        if raw.identity.is_empty() {
+impl WrittenCredentials {
+    /// Makes them of the keys that an account has, wherever it stands.
+    fn new(
+        identity: String,
+        secret: (Option<Secret>, Option<PathBuf>),
+        totp: (Option<TotpSecret>, Option<PathBuf>),
+    ) -> Result<Self, &'static str> {
+        if identity.is_empty() {
             return Err("\"identity\" is empty");
         }
-        let secret = match (raw.secret, raw.secret_file) {
+        let secret = match secret {
             (Some(secret), None) => SecretSource::Inline(secret),
             (None, Some(name)) => SecretSource::File(name),
             _ => return Err("an account needs exactly one of \"secret\" and \"secret_file\""),
         };
-        let totp = match (raw.totp_secret, raw.totp_secret_file) {
+        let totp = match totp {
             (None, None) => None,
             (Some(totp), None) => Some(TotpSource::Inline(totp)),
             (None, Some(name)) => Some(TotpSource::File(name)),
-            _ => return Err("an account has only one of \"totp_secret\" and \"totp_secret_file\""),
+            _ => {
+                return Err("an account has only one of \"totp_secret\" and \"totp_secret_file\"");
+            }
         };
-        Ok(Self { identity: raw.identity, secret, totp })
+        Ok(Self { identity, secret, totp })
     }
 }
 
@@ -566,13 +558,9 @@ impl TryFrom<RawSignInAs> for WrittenSignInAs {
     type Error = &'static str;
 
     fn try_from(raw: RawSignInAs) -> Result<Self, Self::Error> {
-        let written = RawCredentials {
-            identity: raw.identity,
-            secret: raw.secret,
-            secret_file: raw.secret_file,
-            totp_secret: raw.totp_secret,
-            totp_secret_file: raw.totp_secret_file,
-        };
+        let secret = (raw.secret, raw.secret_file);
+        let totp = (raw.totp_secret, raw.totp_secret_file);
+        let credentials = WrittenCredentials::new(raw.identity, secret, totp)?;
         let groups = match raw.groups {
             // It would shut everybody out.
             Some(groups) if groups.is_empty() => return Err("\"groups\" names no group"),
@@ -589,7 +577,6 @@ impl TryFrom<RawSignInAs> for WrittenSignInAs {
             RoleName::User => Role::Standard,
         };
         let groups = groups.into_iter().map(|(name, named)| (name, role(named))).collect();
-        let credentials = written.try_into()?;
         Ok(Self { credentials, create: raw.create, groups, raise: raw.raise })
     }
 }

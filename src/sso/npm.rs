@@ -11,9 +11,10 @@ use serde::{Deserialize, Serialize};
 use thiserror::Error;
 use ureq::http::{Response, Uri};
 use ureq::tls::{Certificate, PemItem, RootCerts, TlsConfig};
+use ureq::typestate::WithBody;
 use ureq::unversioned::resolver::DefaultResolver;
 use ureq::unversioned::transport::{Connector, RustlsConnector, TcpConnector};
-use ureq::{Agent, Body};
+use ureq::{Agent, Body, RequestBuilder};
 use zeroize::Zeroizing;
 
 use super::deadline::Deadline;
@@ -444,8 +445,17 @@ impl Issuer {
     }
 
     fn post(&self, path: &str, body: &impl Serialize) -> Result<Answer, LoginError> {
-        let request = self.agent().post(self.address(path));
-        self.answer(request.content_type("application/json").send(&json(body)?[..]))
+        self.send(self.agent().post(self.address(path)), body)
+    }
+
+    fn send(
+        &self,
+        request: RequestBuilder<WithBody>,
+        body: &impl Serialize,
+    ) -> Result<Answer, LoginError> {
+        let body = serde_json::to_vec(body).map(Zeroizing::new);
+        let body = body.map_err(|error| LoginError::Local(error.to_string()))?;
+        self.answer(request.content_type("application/json").send(&body[..]))
     }
 
     pub(super) fn get(&self, path: &str, authorization: &str) -> Result<Answer, LoginError> {
@@ -474,8 +484,7 @@ impl Issuer {
         body: &impl Serialize,
     ) -> Result<Answer, LoginError> {
         let request = self.agent().post(self.address(path));
-        let request = request.header("Authorization", authorization);
-        self.answer(request.content_type("application/json").send(&json(body)?[..]))
+        self.send(request.header("Authorization", authorization), body)
     }
 
     pub(super) fn put(
@@ -485,8 +494,7 @@ impl Issuer {
         body: &impl Serialize,
     ) -> Result<Answer, LoginError> {
         let request = self.agent().put(self.address(path));
-        let request = request.header("Authorization", authorization);
-        self.answer(request.content_type("application/json").send(&json(body)?[..]))
+        self.send(request.header("Authorization", authorization), body)
     }
 
     fn address(&self, path: &str) -> String {
@@ -554,11 +562,6 @@ impl Issuer {
             other => LoginError::Unreachable(other.to_string()),
         }
     }
-}
-
-fn json(body: &impl Serialize) -> Result<Zeroizing<Vec<u8>>, LoginError> {
-    let body = serde_json::to_vec(body).map(Zeroizing::new);
-    body.map_err(|error| LoginError::Local(error.to_string()))
 }
 
 /// What NPM answers to a login.
