@@ -56,6 +56,11 @@ pub fn module() -> PathBuf {
     file_of("TEST_NGINX_MODULE", "build/ngx_http_npm_token_inject_module.so")
 }
 
+/// Whether nginx has a log at debug level, in which it says what it does.
+pub fn has_debug_log() -> bool {
+    version().contains("--with-debug")
+}
+
 /// What `nginx -V` says.
 fn version() -> &'static str {
     static VERSION: OnceLock<String> = OnceLock::new();
