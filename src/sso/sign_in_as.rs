@@ -31,9 +31,38 @@ const KNOWN_MAX: usize = 4096;
 /// How people are signed in, and who has been here.
 pub struct SignInAs {
     terms: Arc<Terms>,
-    /// The accounts of those who have been here, by what Authentik says is their e-mail address, and by
-    /// the role that they were to have.
-    known: Mutex<HashMap<Box<[u8]>, Known>>,
+    known: Mutex<Known>,
+}
+
+/// The accounts of those who have been here, by what Authentik says is their e-mail address, and by the
+/// role that they were to have.
+#[derive(Default)]
+struct Known {
+    /// Who was here last: a page has many requests, one after the other.
+    last: Option<(Box<[u8]>, Wanted, Arc<Account>)>,
+    all: HashMap<Box<[u8]>, [Option<Arc<Account>>; Wanted::COUNT]>,
+}
+
+impl Known {
+    fn find(&mut self, email: &[u8], wanted: Wanted) -> Option<Arc<Account>> {
+        match &self.last {
+            Some((last, role, account)) if **last == *email && *role == wanted => {
+                Some(account.clone())
+            }
+            _ => {
+                let account = self.all.get(email)?[wanted as usize].clone()?;
+                self.last = Some((email.into(), wanted, account.clone()));
+                Some(account)
+            }
+        }
+    }
+
+    fn add(&mut self, email: &[u8], wanted: Wanted, account: Arc<Account>) {
+        if self.all.len() >= KNOWN_MAX {
+            self.all.clear();
+        }
+        self.all.entry(email.into()).or_default()[wanted as usize] = Some(account);
+    }
 }
 
 /// What the accounts file says of it.
@@ -47,9 +76,6 @@ pub struct Terms {
     /// Whether a user is made an administrator later than when they were made.
     pub raise: bool,
 }
-
-/// A person's accounts, one for each role that is wanted.
-type Known = [Option<Arc<Account>>; Wanted::COUNT];
 
 /// The role that Authentik's groups give.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -115,8 +141,7 @@ impl SignInAs {
         let Some(wanted) = self.wanted(visitor) else {
             return Ok(Found::ShutOut);
         };
-        let known = |accounts: &Known| accounts[wanted as usize].clone();
-        if let Some(account) = self.known.lock().get(visitor.email).and_then(known) {
+        if let Some(account) = self.known.lock().find(visitor.email, wanted) {
             return Ok(Found::Account(account));
         }
         let Some(email) = address(visitor.email) else {
@@ -126,11 +151,7 @@ impl SignInAs {
         let (user, name) = (text(visitor.user), text(name()?));
         let person = Person { terms: self.terms.clone(), user, email, name, wanted };
         let account = Arc::new(Account::of_person(person));
-        let mut all = self.known.lock();
-        if all.len() >= KNOWN_MAX {
-            all.clear();
-        }
-        all.entry(visitor.email.into()).or_default()[wanted as usize] = Some(account.clone());
+        self.known.lock().add(visitor.email, wanted, account.clone());
         Ok(Found::Account(account))
     }
 
@@ -430,5 +451,109 @@ fn roles(role: Role) -> &'static [&'static str] {
     match role {
         Role::Administrator => &["admin"],
         Role::Standard => &[],
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use base64::engine::general_purpose::STANDARD;
+    use base64::Engine;
+
+    use super::super::accounts::Accounts;
+    use super::super::groups::Separator;
+    use super::*;
+
+    fn sign_in_as(groups: &[(&str, Role)]) -> SignInAs {
+        let basic = format!("Basic {}", STANDARD.encode("sso@example.com:secret"));
+        let service = Accounts::none(None, &mut |_| ()).handed_over(basic.as_bytes());
+        let groups = groups.iter().map(|(name, role)| ((*name).to_owned(), *role)).collect();
+        let service = Arc::new(service.expect("an account"));
+        SignInAs::new(Terms { service, create: false, groups, raise: false })
+    }
+
+    const ROLES: [(&str, Role); 2] =
+        [("npm-users", Role::Standard), ("npm-admins", Role::Administrator)];
+
+    fn found(all: &SignInAs, email: &str, groups: &str) -> Option<Arc<Account>> {
+        let visitor = Visitor {
+            user: b"user",
+            email: email.as_bytes(),
+            groups: groups.as_bytes(),
+            separator: Separator::Bar,
+        };
+        match all.find(&visitor, || Ok::<_, ()>(b"A Name")) {
+            Ok(Found::Account(account)) => Some(account),
+            _ => None,
+        }
+    }
+
+    #[test]
+    fn the_strongest_role_of_all_groups_is_wanted() {
+        let all = sign_in_as(&ROLES);
+        let wanted = |groups| found(&all, "a@b.c", groups).map(|account| account.wanted());
+        assert_eq!(wanted("npm-users"), Some(Wanted::Standard));
+        assert_eq!(wanted("npm-admins"), Some(Wanted::Administrator));
+        assert_eq!(wanted("x|npm-users|npm-admins|y"), Some(Wanted::Administrator));
+        for none in ["", "x", "npm-admins2", "NPM-admins", " npm-admins", "npm-users,npm-admins"] {
+            assert_eq!(wanted(none), None, "{none}");
+        }
+        let any = sign_in_as(&[]);
+        assert_eq!(found(&any, "a@b.c", "").map(|account| account.wanted()), Some(Wanted::Any));
+    }
+
+    #[test]
+    fn a_person_is_one_account_in_whichever_order_they_come() {
+        let all = sign_in_as(&ROLES);
+        let get = |email, groups| found(&all, email, groups).expect("an account");
+        let first = get("a@b.c", "npm-users");
+        let other = get("d@b.c", "npm-users");
+        assert!(Arc::ptr_eq(&first, &get("a@b.c", "npm-users")));
+        assert!(Arc::ptr_eq(&other, &get("d@b.c", "npm-users")));
+        assert!(Arc::ptr_eq(&first, &get("a@b.c", "npm-users")));
+        // With another role they are the same account, to which another token belongs.
+        let raised = get("a@b.c", "npm-admins");
+        assert!(raised.key == first.key && raised.wanted() != first.wanted());
+        assert!(get("A@B.c", "npm-users").key == first.key);
+        assert!(other.key != first.key && all.terms().service.key != first.key);
+    }
+
+    #[test]
+    fn an_address_is_one_and_of_ascii_letters() {
+        for good in ["a@b", "A.b+c_d%e@Sub.example.COM", "o'neil@example.com", "1@2.3"] {
+            assert_eq!(address(good.as_bytes()), Some(good.to_ascii_lowercase()));
+        }
+        let long = format!("{}@example.com", "x".repeat(EMAIL_MAX));
+        for bad in [
+            "",
+            "@",
+            "a",
+            "a@",
+            "@b",
+            "a@b@c",
+            "a b@c",
+            "a@b c",
+            "a,b@c",
+            "a@b,c@d",
+            "a@b;c@d",
+            "<a@b>",
+            "\"a\"@b",
+            "a@b\n",
+            "ä@b",
+            "a@ä",
+            "a@b\u{212a}",
+            &long,
+        ] {
+            assert_eq!(address(bad.as_bytes()), None, "{bad:?}");
+        }
+        assert_eq!(address(b"\xff@b"), None);
+    }
+
+    #[test]
+    fn names_are_cut_and_never_empty() {
+        assert_eq!(first_of(["Alice", "a"], 50), "Alice");
+        assert_eq!(first_of(["", "  ", "a@b.c"], 50), "a@b.c");
+        assert_eq!(first_of(["", ""], 50), "-");
+        assert_eq!(first_of(["ÄÖÜäöü"], 3), "ÄÖÜ");
+        assert_eq!(first_of(["ab cd"], 3), "ab");
     }
 }
