@@ -412,19 +412,19 @@ impl Issuer {
     /// As [`Self::log_in`], when NPM does not say so either way.
     pub fn takes(&self, authorization: &str) -> Result<Option<Role>, LoginError> {
         self.deadline.begin(self.timeout);
-        self.role(authorization)
+        Ok(self.me(authorization)?.map(|me| me.role()))
     }
 
     /// A token, with what NPM lets it do. It is good also where NPM does not say that.
     fn with_role(&self, token: Token) -> Result<(Token, Role), LoginError> {
-        let role = self.role(token.authorization()).ok().flatten().unwrap_or_default();
-        Ok((token, role))
+        let me = self.me(token.authorization()).ok().flatten().unwrap_or_default();
+        Ok((token, me.role()))
     }
 
-    /// The role of a token's account, if NPM takes the token.
-    pub(super) fn role(&self, authorization: &str) -> Result<Option<Role>, LoginError> {
+    /// Whose a token is, if NPM takes it.
+    pub(super) fn me(&self, authorization: &str) -> Result<Option<Me>, LoginError> {
         match self.get("/api/users/me", authorization)? {
-            (200, answer) => Ok(Some(role(&answer))),
+            (200, answer) => Ok(Some(serde_json::from_slice(&answer).unwrap_or_default())),
             // A dead token is a client's error to NPM, or a crash of its own handler.
             (400..=404 | 500, _) => Ok(None),
             (status, _) => Err(LoginError::Status(status)),
@@ -588,16 +588,26 @@ fn issued(answer: &[u8], sent_at: Millis) -> Result<Issued, LoginError> {
     Ok(Issued::Token(Token::issued(&token, sent_at)?))
 }
 
-/// The role in NPM's answer to the question who one is.
-fn role(answer: &[u8]) -> Role {
-    #[derive(Deserialize)]
-    struct Me {
-        #[serde(default)]
-        roles: Vec<String>,
+/// NPM's answer to the question who one is. Empty where that is no user.
+#[derive(Default, Deserialize)]
+pub(super) struct Me {
+    #[serde(default)]
+    pub id: Option<u64>,
+    #[serde(default)]
+    roles: Vec<String>,
+}
+
+impl Me {
+    pub fn role(&self) -> Role {
+        role_of(&self.roles)
     }
-    match serde_json::from_slice::<Me>(answer) {
-        Ok(me) if me.roles.iter().any(|role| role == "admin") => Role::Administrator,
-        _ => Role::Standard,
+}
+
+/// The role of a user for whom NPM names these.
+pub(super) fn role_of(names: &[String]) -> Role {
+    match names.iter().any(|name| name == "admin") {
+        true => Role::Administrator,
+        false => Role::Standard,
     }
 }
 
@@ -632,8 +642,9 @@ mod tests {
 
     #[test]
     fn only_who_has_npms_role_of_that_name_is_an_administrator() {
-        assert_eq!(role(br#"{"id": 1, "roles": ["admin"]}"#), Role::Administrator);
-        assert_eq!(role(br#"{"id": 1, "roles": ["user", "admin"]}"#), Role::Administrator);
+        let role = |answer: &str| serde_json::from_str::<Me>(answer).unwrap_or_default().role();
+        assert_eq!(role(r#"{"id": 1, "roles": ["admin"]}"#), Role::Administrator);
+        assert_eq!(role(r#"{"id": 1, "roles": ["user", "admin"]}"#), Role::Administrator);
         for other in [
             r#"{"roles": []}"#,
             r#"{"roles": ["Admin", "administrator"]}"#,
@@ -644,7 +655,7 @@ mod tests {
             "[]",
             "",
         ] {
-            assert_eq!(role(other.as_bytes()), Role::Standard, "{other}");
+            assert_eq!(role(other), Role::Standard, "{other}");
         }
     }
 

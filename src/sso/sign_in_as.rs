@@ -15,7 +15,7 @@ use percent_encoding::{utf8_percent_encode, NON_ALPHANUMERIC};
 use serde::{Deserialize, Serialize};
 
 use super::accounts::{Account, Visitor};
-use super::npm::{Issuer, LoginError, Role};
+use super::npm::{role_of, Issuer, LoginError, Role};
 use super::token::Token;
 
 /// How long names may be, in characters: as long as NPM's own form lets them be.
@@ -238,10 +238,7 @@ impl Flag {
 
 impl User {
     fn role(&self) -> Role {
-        match self.roles.iter().any(|role| role == "admin") {
-            true => Role::Administrator,
-            false => Role::Standard,
-        }
+        role_of(&self.roles)
     }
 }
 
@@ -266,13 +263,16 @@ pub fn sign_in(issuer: &Issuer, service: &str, person: &Person) -> Result<Signed
 
 impl Flow<'_> {
     fn run(mut self) -> Result<SignedIn, LoginError> {
-        if self.is_service() {
+        if self.has_address_of_service() {
             return Err(LoginError::ServiceUser);
         }
         for is_last in [false, true] {
             let mut user = self.user()?;
             if user.is_disabled.is_set() {
                 return Err(LoginError::Disabled);
+            }
+            if self.is_service(&user)? {
+                return Err(LoginError::ServiceUser);
             }
             self.set_role(&mut user)?;
             if let Some(token) = self.log_in_as(&user, is_last)? {
@@ -283,9 +283,20 @@ impl Flow<'_> {
     }
 
     /// Whether the person's address is the service account's: nobody is signed in as that one.
-    fn is_service(&self) -> bool {
+    fn has_address_of_service(&self) -> bool {
         let service = &self.person.terms.service.credentials.identity;
         service.eq_ignore_ascii_case(&self.person.email)
+    }
+
+    /// Whether a user is the service account, whose address may have been changed since it logged in.
+    /// So NPM always has an administrator left: the account that takes the role from others.
+    fn is_service(&self, user: &User) -> Result<bool, LoginError> {
+        if user.role() != Role::Administrator {
+            return Ok(false);
+        }
+        let service = self.issuer.me(self.service)?.ok_or(LoginError::ServiceToken)?;
+        let id = service.id.ok_or(LoginError::NotUsers)?;
+        Ok(user.id == id)
     }
 
     /// The one user with the person's address, who is made if need be.
@@ -431,7 +442,7 @@ impl Flow<'_> {
 
     /// Why NPM refused a call of the service account's: for its token, for its role, or otherwise.
     fn refused(&self, status: u16) -> LoginError {
-        match self.issuer.role(self.service) {
+        match self.issuer.me(self.service).map(|me| me.map(|me| me.role())) {
             Ok(None) => LoginError::ServiceToken,
             Ok(Some(Role::Standard)) => LoginError::NotAdministrator,
             Ok(Some(Role::Administrator)) => LoginError::Status(status),

@@ -560,3 +560,26 @@ fn an_address_may_be_built_from_the_name() {
     let odd = get(&nginx.client(), "/names/echo", who("two words", BOB, ""));
     assert_eq!(status(&odd), "no_account");
 }
+
+/// By its id: nothing keeps an administrator from giving it another address while its token lives.
+#[test]
+fn the_service_account_is_known_whatever_its_address_is_and_so_the_last_administrator_stays() {
+    let npm = Npm::builder()
+        .login_time(Duration::ZERO)
+        .administrator(SSO, "sso-secret")
+        .user(GUEST, "guest-secret")
+        .start();
+    let nginx = people_site(&npm, &sign_in_as(&npm, &groups())).start();
+    let client = nginx.client();
+    assert_eq!(seen_as(&client, who("guest", GUEST, "npm-users")), GUEST);
+    let token = npm.issue_token(SSO, Duration::from_secs(60));
+    let change = json!({"email": "chief@example.com"});
+    let changed = Client::new(&npm.url()).request("PUT", ME).bearer(&token).json(&change).send();
+    assert_eq!(changed.status, 200);
+    for groups in ["npm-users", "npm-admins"] {
+        is_nobody(&client, who("chief", "chief@example.com", groups));
+    }
+    assert!(is_administrator(&npm, "chief@example.com"));
+    assert_eq!(npm.shown("chief@example.com")["is_disabled"], false);
+    assert!(!nginx.log_lines("give the account of \"sign_in_as\" an address").is_empty());
+}
