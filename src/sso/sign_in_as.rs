@@ -399,19 +399,20 @@ impl Flow<'_> {
             visibility: &'a str,
         }
         let path = format!("/api/users/{}", user.id);
+        let permissions = format!("{path}/permissions");
+        // The role comes last: as long as it is the old one, all of this is done anew.
+        match self.issuer.put(&permissions, self.service, &Permissions { visibility })? {
+            (200, _) => {}
+            // The row of an older user's permissions may have another number than the user.
+            (500, _) => self.deeds.push(Deed::VisibilityKept),
+            (status, _) => return Err(self.refused(status)),
+        }
         match self.issuer.put(&path, self.service, &Roles { roles: roles(role) })? {
             (200, _) => {}
             (status, _) => return Err(self.refused(status)),
         }
         user.roles = roles(role).iter().map(ToString::to_string).collect();
         self.deeds.push(deed);
-        let path = format!("{path}/permissions");
-        match self.issuer.put(&path, self.service, &Permissions { visibility })? {
-            (200, _) => {}
-            // The row of an older user's permissions may have another number than the user.
-            (500, _) => self.deeds.push(Deed::VisibilityKept),
-            (status, _) => return Err(self.refused(status)),
-        }
         Ok(())
     }
 

@@ -583,3 +583,37 @@ fn the_service_account_is_known_whatever_its_address_is_and_so_the_last_administ
     assert_eq!(npm.shown("chief@example.com")["is_disabled"], false);
     assert!(!nginx.log_lines("give the account of \"sign_in_as\" an address").is_empty());
 }
+
+/// NPM, with something between that answers a path in its place, until told otherwise.
+fn failing_at(npm: &Npm, path: &str) -> Nginx {
+    let pass = format!("proxy_pass {};", npm.url());
+    Nginx::builder()
+        .without_module()
+        .file("answer.conf", "return 503;")
+        .location("/", &pass)
+        .location(&format!("~ {path}"), &format!("include answer.conf; {pass}"))
+        .start()
+}
+
+fn mend(front: &Nginx) {
+    front.write_file("answer.conf", "");
+    front.reload();
+}
+
+/// A standard user who sees everything would be as good as an administrator who may change nothing.
+#[test]
+fn a_role_is_taken_with_what_its_user_sees_or_at_the_next_try() {
+    let npm = npm();
+    let front = failing_at(&npm, "/permissions$");
+    let mut accounts = sign_in_as(&npm, &groups());
+    accounts["api"] = front.url().into();
+    let nginx = people_site(&npm, &accounts).start();
+    let bob = who("bob", BOB, "npm-users");
+    assert_eq!(status(&get(&nginx.client(), "/echo", bob)), "error");
+    mend(&front);
+    eventually(SOON, "bob to be signed in", || {
+        status(&get(&nginx.client(), "/echo", bob)) != "error"
+    });
+    assert!(!is_administrator(&npm, BOB));
+    assert_eq!(npm.shown(BOB)["permissions"]["visibility"], "user");
+}
