@@ -53,7 +53,6 @@ pub enum Answer {
         token: Token,
         role: Role,
         renewed: bool,
-        deeds: Vec<Deed>,
     },
     /// The token that was asked about is taken.
     Takes(Role),
@@ -65,6 +64,8 @@ pub struct Done {
     pub account: Arc<Account>,
     pub task: Task,
     pub result: Result<Answer, LoginError>,
+    /// What was done at NPM beside that.
+    pub deeds: Vec<Deed>,
     /// How long NPM took.
     pub took: Duration,
 }
@@ -219,35 +220,36 @@ fn run(queue: &Queue, results: &Results) {
     while let Some((account, task)) = queue.next() {
         let begun = Instant::now();
         // Others' code runs in there. Whatever befalls it, those that wait get an answer.
-        let result = catch_unwind(AssertUnwindSafe(|| perform(&account, &task)))
+        let mut deeds = Vec::new();
+        let result = catch_unwind(AssertUnwindSafe(|| perform(&account, &task, &mut deeds)))
             .unwrap_or_else(|_| Err(LoginError::Local("the login panicked".to_owned())));
         let took = begun.elapsed();
         // Where nobody answers, the others would wait in vain for as long, one after the other.
         let others = match &result {
             Err(error) if error.is_no_answer() => {
                 let error = error.clone();
-                let fail =
-                    move |(account, task)| Done { account, task, result: Err(error.clone()), took };
+                let fail = move |(account, task)| {
+                    let result = Err(error.clone());
+                    Done { account, task, result, deeds: Vec::new(), took }
+                };
                 queue.take(&account.issuer).into_iter().map(fail).collect()
             }
             _ => Vec::new(),
         };
-        let first = Done { account, task, result, took };
+        let first = Done { account, task, result, deeds, took };
         results.add(iter::once(first).chain(others));
     }
 }
 
-fn perform(account: &Account, task: &Task) -> Result<Answer, LoginError> {
+fn perform(account: &Account, task: &Task, deeds: &mut Vec<Deed>) -> Result<Answer, LoginError> {
     let log_in = || {
         let (token, role) = account.issuer.log_in(&account.credentials)?;
-        Ok(Answer::Token { token, role, renewed: false, deeds: Vec::new() })
+        Ok(Answer::Token { token, role, renewed: false })
     };
     match task {
         Task::LogIn => log_in(),
         Task::Renew(old) => match account.issuer.renew(old.expose()) {
-            Ok((token, role)) => {
-                Ok(Answer::Token { token, role, renewed: true, deeds: Vec::new() })
-            }
+            Ok((token, role)) => Ok(Answer::Token { token, role, renewed: true }),
             Err(error) if error.is_no_answer() => Err(error),
             Err(_) => log_in(),
         },
@@ -257,9 +259,10 @@ fn perform(account: &Account, task: &Task) -> Result<Answer, LoginError> {
         }
         Task::SignIn(errand) => {
             let person = account.person().ok_or(LoginError::NoUser)?;
-            let done = sign_in_as::sign_in(&account.issuer, errand.service.expose(), person)?;
-            let SignedIn { token, role, deeds } = done;
-            Ok(Answer::Token { token, role, renewed: errand.renewed, deeds })
+            let service = errand.service.expose();
+            let SignedIn { token, role } =
+                sign_in_as::sign_in(&account.issuer, service, person, deeds)?;
+            Ok(Answer::Token { token, role, renewed: errand.renewed })
         }
     }
 }

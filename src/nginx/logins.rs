@@ -325,10 +325,10 @@ impl Logins {
     /// Takes what the threads have done.
     fn collect(&mut self) {
         let done = self.threads.as_ref().map(|threads| threads.threads.take_done());
-        for Done { account, task, result, took } in done.unwrap_or_default() {
+        for Done { account, task, result, deeds, took } in done.unwrap_or_default() {
+            note_deeds(&account, &deeds);
             match (task, result) {
-                (_, Ok(Answer::Token { token, role, renewed, deeds })) => {
-                    note_deeds(&account, &deeds);
+                (_, Ok(Answer::Token { token, role, renewed })) => {
                     let token = self.note_token(&account, (&token, role), renewed, took);
                     self.settle(&account, Outcome::Token(token));
                 }

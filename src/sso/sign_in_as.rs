@@ -206,7 +206,6 @@ pub enum Deed {
 pub struct SignedIn {
     pub token: Token,
     pub role: Role,
-    pub deeds: Vec<Deed>,
 }
 
 /// An NPM user, as NPM lists them.
@@ -248,17 +247,23 @@ struct Flow<'a> {
     /// The service account's token, as an `Authorization`.
     service: &'a str,
     person: &'a Person,
-    deeds: Vec<Deed>,
+    deeds: &'a mut Vec<Deed>,
 }
 
-/// Signs a person in, with the token of the service account. Blocks, up to the timeout.
+/// Signs a person in, with the token of the service account. Blocks, up to the timeout. What is done
+/// at NPM meanwhile is added to `deeds`, also where the sign-in fails then.
 ///
 /// # Errors
 ///
 /// As [`Issuer::log_in`]; [`LoginError::ServiceToken`] where NPM does not take that token.
-pub fn sign_in(issuer: &Issuer, service: &str, person: &Person) -> Result<SignedIn, LoginError> {
+pub fn sign_in(
+    issuer: &Issuer,
+    service: &str,
+    person: &Person,
+    deeds: &mut Vec<Deed>,
+) -> Result<SignedIn, LoginError> {
     issuer.begin();
-    Flow { issuer, service, person, deeds: Vec::new() }.run()
+    Flow { issuer, service, person, deeds }.run()
 }
 
 impl Flow<'_> {
@@ -276,7 +281,7 @@ impl Flow<'_> {
             }
             self.set_role(&mut user)?;
             if let Some(token) = self.log_in_as(&user, is_last)? {
-                return Ok(SignedIn { token, role: user.role(), deeds: self.deeds });
+                return Ok(SignedIn { token, role: user.role() });
             }
         }
         Err(LoginError::NoUser)

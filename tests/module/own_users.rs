@@ -617,3 +617,18 @@ fn a_role_is_taken_with_what_its_user_sees_or_at_the_next_try() {
     assert!(!is_administrator(&npm, BOB));
     assert_eq!(npm.shown(BOB)["permissions"]["visibility"], "user");
 }
+
+#[test]
+fn what_was_done_at_npm_is_told_where_the_sign_in_fails_after_it() {
+    let npm = npm();
+    let front = failing_at(&npm, "/login$");
+    let mut accounts = sign_in_as(&npm, &groups());
+    accounts["api"] = front.url().into();
+    let nginx = people_site(&npm, &accounts).start();
+    for who in [who("new", "new@example.com", "npm-users"), who("bob", BOB, "npm-users")] {
+        assert_eq!(status(&get(&nginx.client(), "/echo", who)), "error");
+    }
+    assert_eq!(nginx.log_lines("made \"new@example.com\"").len(), 1);
+    assert_eq!(nginx.log_lines("\"bob@example.com\" at http").len(), 1);
+    assert_eq!(nginx.log_lines("is no administrator any more").len(), 1);
+}
