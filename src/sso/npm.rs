@@ -28,6 +28,9 @@ type Answer = (u16, Zeroizing<Vec<u8>>);
 /// The largest answer that is read, in bytes.
 const RESPONSE_MAX: u64 = 64 * 1024;
 
+/// The same for a list of users, each of whom takes some 400 bytes.
+const LIST_MAX: u64 = 8 * 1024 * 1024;
+
 /// The default for `timeout`.
 pub const DEFAULT_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -163,8 +166,8 @@ pub enum LoginError {
     Timeout(Duration),
     #[error("could not be trusted: {0}")]
     Tls(String),
-    #[error("sent an answer larger than {RESPONSE_MAX} bytes")]
-    TooLarge,
+    #[error("sent an answer larger than {0} bytes")]
+    TooLarge(u64),
     #[error("sent an answer that is not a token")]
     NotToken,
     #[error("sent an answer, but {0}")]
@@ -206,7 +209,7 @@ impl LoginError {
                 "set \"ca_file\" to the certificate authority of NPM, \
                  and \"api\" to a name that its certificate holds"
             }
-            Self::TooLarge | Self::NotToken | Self::NotUsers => {
+            Self::TooLarge(_) | Self::NotToken | Self::NotUsers => {
                 "check that \"api\" is the address of an NPM"
             }
             Self::Token(_) | Self::RefusedToken => "check the clock and the version of NPM",
@@ -230,7 +233,7 @@ impl LoginError {
             Self::Timeout(_) => Cause::Timeout,
             Self::Tls(_) => Cause::Tls,
             Self::Status(_)
-            | Self::TooLarge
+            | Self::TooLarge(_)
             | Self::NotToken
             | Self::NotUsers
             | Self::ServiceToken
@@ -463,6 +466,12 @@ impl Issuer {
         self.answer(request.header("Authorization", authorization).call())
     }
 
+    /// As [`Self::get`], for a list of users.
+    pub(super) fn list(&self, path: &str, authorization: &str) -> Result<Answer, LoginError> {
+        let request = self.agent().get(self.address(path));
+        self.answer_up_to(LIST_MAX, request.header("Authorization", authorization).call())
+    }
+
     pub(super) fn delete(&self, path: &str, authorization: &str) -> Result<Answer, LoginError> {
         let request = self.agent().delete(self.address(path));
         self.answer(request.header("Authorization", authorization).call())
@@ -503,8 +512,16 @@ impl Issuer {
 
     /// Status and body of an answer.
     fn answer(&self, sent: Result<Response<Body>, ureq::Error>) -> Result<Answer, LoginError> {
+        self.answer_up_to(RESPONSE_MAX, sent)
+    }
+
+    fn answer_up_to(
+        &self,
+        limit: u64,
+        sent: Result<Response<Body>, ureq::Error>,
+    ) -> Result<Answer, LoginError> {
         let mut response = sent.map_err(|error| self.explain(error))?;
-        let body = response.body_mut().with_config().limit(RESPONSE_MAX).read_to_vec();
+        let body = response.body_mut().with_config().limit(limit).read_to_vec();
         let body = body.map_err(|error| self.explain(error))?;
         Ok((response.status().as_u16(), Zeroizing::new(body)))
     }
@@ -555,9 +572,8 @@ impl Issuer {
             }
             ureq::Error::Rustls(error) => LoginError::Tls(error.to_string()),
             ureq::Error::Tls(error) => LoginError::Tls(error.to_owned()),
-            ureq::Error::BodyExceedsLimit(_) | ureq::Error::LargeResponseHeader(..) => {
-                LoginError::TooLarge
-            }
+            ureq::Error::BodyExceedsLimit(limit) => LoginError::TooLarge(limit),
+            ureq::Error::LargeResponseHeader(..) => LoginError::TooLarge(RESPONSE_MAX),
             ureq::Error::Protocol(_) | ureq::Error::Http(_) => LoginError::NotToken,
             other => LoginError::Unreachable(other.to_string()),
         }

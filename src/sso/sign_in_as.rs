@@ -328,8 +328,8 @@ impl Flow<'_> {
     /// address, with `%` and `_` for anything.
     fn find(&self) -> Result<Vec<User>, LoginError> {
         let query = utf8_percent_encode(&self.person.email, NON_ALPHANUMERIC);
-        let path = format!("/api/users?query={query}&expand=permissions");
-        let users = match self.issuer.get(&path, self.service)? {
+        let path = format!("/api/users?query={query}");
+        let users = match self.issuer.list(&path, self.service)? {
             (200, answer) => answer,
             (status, _) => return Err(self.refused(status)),
         };

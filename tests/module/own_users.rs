@@ -632,3 +632,16 @@ fn what_was_done_at_npm_is_told_where_the_sign_in_fails_after_it() {
     assert_eq!(nginx.log_lines("\"bob@example.com\" at http").len(), 1);
     assert_eq!(nginx.log_lines("is no administrator any more").len(), 1);
 }
+
+/// NPM lists all whose addresses hold the one that is looked for.
+#[test]
+fn one_whose_address_ends_that_of_a_thousand_others_is_found_among_them() {
+    let mut npm = Npm::builder().login_time(Duration::ZERO).administrator(SSO, "sso-secret");
+    for number in 0..1000 {
+        npm = npm.user(&format!("user{number}.x@example.com"), "secret");
+    }
+    let npm = npm.start();
+    let nginx = people_site(&npm, &sign_in_as(&npm, &json!({"create": true}))).start();
+    assert_eq!(seen_as(&nginx.client(), who("x", "x@example.com", "")), "x@example.com");
+    assert_eq!(npm.users().len(), 1002);
+}
