@@ -22,7 +22,7 @@ use super::bindings::{
 use super::context::{self, Page, RequestContext, TokenStatus};
 use super::granted;
 use super::headers_in::{self, Sent};
-use super::log::Throttle;
+use super::log::{Throttle, ThrottleEach};
 use super::logins::{self, Found};
 use super::pool::OutOfMemory;
 use super::process::now;
@@ -412,11 +412,12 @@ fn give_none(
 fn tell(request: &Request, settings: &Settings, why: Why) -> Result<(), OutOfMemory> {
     static UNKNOWN: Throttle = Throttle::new();
     static NO_ADDRESS: Throttle = Throttle::new();
-    static SHUT_OUT: Throttle = Throttle::new();
+    static SHUT_OUT: ThrottleEach = ThrottleEach::new();
     static UNUSABLE: Throttle = Throttle::new();
 
     let log = request.log();
-    let user = NgxStr::from_bytes(settings.user.evaluate(request).ok_or(OutOfMemory)?);
+    let name = settings.user.evaluate(request).ok_or(OutOfMemory)?;
+    let user = NgxStr::from_bytes(name);
     let lets_through = |throttle: &Throttle| throttle.lets_through(now());
     match why {
         Why::NoAccount if lets_through(&UNKNOWN) => log_error!(
@@ -428,7 +429,7 @@ fn tell(request: &Request, settings: &Settings, why: Why) -> Result<(), OutOfMem
             "Authentik says no e-mail address of its user \"{user}\", or none that is one; set it \
              there, or make one with email="
         ),
-        Why::ShutOut if lets_through(&SHUT_OUT) => log_notice!(
+        Why::ShutOut if SHUT_OUT.lets_through(name, now()) => log_notice!(
             log,
             "Authentik user \"{user}\" is in none of the groups of \"sign_in_as\", and is shut out"
         ),

@@ -2,9 +2,11 @@
 //!
 //! Nothing that is or holds a secret or a token implements `Display`, so none gets in here.
 
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use ngx::core::NgxStr;
+use parking_lot::Mutex;
 
 use super::bindings::ngx_conf_t;
 use crate::sso::time::is_ahead;
@@ -61,5 +63,36 @@ impl Throttle {
             self.quiet_until.store(now + Self::INTERVAL, Ordering::Relaxed);
         }
         !quiet
+    }
+}
+
+/// The same for messages of which each is about somebody.
+pub struct ThrottleEach {
+    quiet_until: Mutex<BTreeMap<Box<[u8]>, Millis>>,
+}
+
+impl ThrottleEach {
+    /// Of how many a worker keeps in mind that they have been named. Others are not named meanwhile.
+    const NAMES_MAX: usize = 1024;
+
+    pub const fn new() -> Self {
+        Self { quiet_until: Mutex::new(BTreeMap::new()) }
+    }
+
+    /// Whether a message about `name` may be logged now.
+    pub fn lets_through(&self, name: &[u8], now: Millis) -> bool {
+        let mut all = self.quiet_until.lock();
+        let is_quiet = |until: &Millis| is_ahead(*until, now, Throttle::INTERVAL);
+        if all.get(name).is_some_and(is_quiet) {
+            return false;
+        }
+        if all.len() >= Self::NAMES_MAX {
+            all.retain(|_, until| is_quiet(until));
+        }
+        let has_room = all.len() < Self::NAMES_MAX;
+        if has_room {
+            all.insert(name.into(), now + Throttle::INTERVAL);
+        }
+        has_room
     }
 }

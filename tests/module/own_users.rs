@@ -645,3 +645,18 @@ fn one_whose_address_ends_that_of_a_thousand_others_is_found_among_them() {
     assert_eq!(seen_as(&nginx.client(), who("x", "x@example.com", "")), "x@example.com");
     assert_eq!(npm.users().len(), 1002);
 }
+
+#[test]
+fn each_who_is_shut_out_is_named_once_in_a_while() {
+    let npm = npm();
+    let nginx = people_site(&npm, &sign_in_as(&npm, &groups())).start();
+    let client = nginx.client();
+    for _ in 0..3 {
+        is_nobody(&client, who("bob", BOB, "others"));
+        is_nobody(&client, who("guest", GUEST, ""));
+    }
+    for user in ["bob", "guest"] {
+        let line = format!("Authentik user \"{user}\" is in none of the groups");
+        assert_eq!(nginx.log_lines(&line).len(), 1, "{user}");
+    }
+}
