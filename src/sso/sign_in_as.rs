@@ -35,7 +35,8 @@ pub struct SignInAs {
 }
 
 /// The accounts of those who have been here, by what Authentik says is their e-mail address, and by the
-/// role that they were to have.
+/// role that they were to have. Of several users with one address it knows the last, for the log is to
+/// name the one whose request it was.
 #[derive(Default)]
 struct Known {
     /// Who was here last: a page has many requests, one after the other.
@@ -44,15 +45,21 @@ struct Known {
 }
 
 impl Known {
-    fn find(&mut self, email: &[u8], wanted: Wanted) -> Option<Arc<Account>> {
+    fn find(&mut self, visitor: &Visitor, wanted: Wanted) -> Option<Arc<Account>> {
+        let Visitor { user, email, .. } = *visitor;
+        let is_theirs = |account: &Account| {
+            account.person().is_some_and(|person| person.user.as_bytes() == user)
+        };
         match &self.last {
-            Some((last, role, account)) if **last == *email && *role == wanted => {
+            Some((last, role, account))
+                if **last == *email && *role == wanted && is_theirs(account) =>
+            {
                 Some(account.clone())
             }
             _ => {
                 let account = self.all.get(email)?[wanted as usize].clone()?;
                 self.last = Some((email.into(), wanted, account.clone()));
-                Some(account)
+                is_theirs(&account).then_some(account)
             }
         }
     }
@@ -141,7 +148,7 @@ impl SignInAs {
         let Some(wanted) = self.wanted(visitor) else {
             return Ok(Found::ShutOut);
         };
-        if let Some(account) = self.known.lock().find(visitor.email, wanted) {
+        if let Some(account) = self.known.lock().find(visitor, wanted) {
             return Ok(Found::Account(account));
         }
         let Some(email) = address(visitor.email) else {

@@ -660,3 +660,27 @@ fn each_who_is_shut_out_is_named_once_in_a_while() {
         assert_eq!(nginx.log_lines(&line).len(), 1, "{user}");
     }
 }
+
+/// Two of Authentik's users may have one address, and the log is where one looks who it was.
+#[test]
+fn what_was_done_at_npm_is_told_of_the_user_whose_request_it_was() {
+    let npm = npm();
+    let mut accounts = groups();
+    accounts["raise"] = true.into();
+    let nginx = people_site(&npm, &sign_in_as(&npm, &accounts)).start();
+    let client = nginx.client();
+    for (user, list) in [
+        ("bob", "npm-users"),
+        ("bob", "npm-admins"),
+        ("mallory", "npm-users"),
+        ("mallory", "npm-admins"),
+    ] {
+        assert_eq!(seen_as(&client, who(user, BOB, list)), BOB);
+    }
+    for deed in ["is no administrator any more", "is an administrator now"] {
+        let lines = nginx.log_lines(deed);
+        let names = |line: &String, user: &str| line.contains(&format!("Authentik user {user:?}"));
+        let [one, other] = &lines[..] else { panic!("{lines:#?}") };
+        assert!(names(one, "bob") && names(other, "mallory"), "{lines:#?}");
+    }
+}
