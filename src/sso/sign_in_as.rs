@@ -90,11 +90,14 @@ pub enum Wanted {
     /// They say nothing of roles.
     Any,
     Standard,
+    /// When the user is made. One whom NPM has as a standard user stays that.
     Administrator,
+    /// In any case.
+    Raised,
 }
 
 impl Wanted {
-    const COUNT: usize = 3;
+    const COUNT: usize = 4;
 }
 
 /// Somebody who is signed in as an NPM user of their own.
@@ -170,6 +173,7 @@ impl SignInAs {
         let mut wanted = None;
         for group in visitor.separator.split(visitor.groups) {
             match self.terms.groups.iter().find(|(name, _)| name.as_bytes() == group) {
+                Some((_, Role::Administrator)) if self.terms.raise => return Some(Wanted::Raised),
                 Some((_, Role::Administrator)) => return Some(Wanted::Administrator),
                 Some((_, Role::Standard)) => wanted = Some(Wanted::Standard),
                 None => {}
@@ -360,7 +364,7 @@ impl Flow<'_> {
         }
         let Person { user, email, name, wanted, .. } = self.person;
         let role = match wanted {
-            Wanted::Administrator => Role::Administrator,
+            Wanted::Administrator | Wanted::Raised => Role::Administrator,
             Wanted::Any | Wanted::Standard => Role::Standard,
         };
         let new = NewUser {
@@ -395,11 +399,11 @@ impl Flow<'_> {
             (Wanted::Standard, Role::Administrator) => (Role::Standard, "user", Deed::Demoted),
             // An address is its user's own claim: whoever takes that of an administrator-to-be would
             // be made one.
-            (Wanted::Administrator, Role::Standard) if !self.person.terms.raise => {
+            (Wanted::Administrator, Role::Standard) => {
                 self.deeds.push(Deed::ToBeRaised);
                 return Ok(());
             }
-            (Wanted::Administrator, Role::Standard) => (Role::Administrator, "all", Deed::Raised),
+            (Wanted::Raised, Role::Standard) => (Role::Administrator, "all", Deed::Raised),
             _ => return Ok(()),
         };
         #[derive(Serialize)]

@@ -684,3 +684,19 @@ fn what_was_done_at_npm_is_told_of_the_user_whose_request_it_was() {
         assert!(names(one, "bob") && names(other, "mallory"), "{lines:#?}");
     }
 }
+
+#[test]
+fn raise_holds_from_the_reload_on_that_brings_it() {
+    let npm = npm();
+    let nginx = people_site(&npm, &sign_in_as(&npm, &groups())).start();
+    let guest = who("guest", GUEST, "npm-admins");
+    assert_eq!(seen_as(&nginx.client(), guest), GUEST);
+    assert!(!is_administrator(&npm, GUEST));
+    let mut with_raise = groups();
+    with_raise["raise"] = true.into();
+    nginx.write_accounts(&sign_in_as(&npm, &with_raise).to_string());
+    nginx.reload();
+    let reply = get(&nginx.client(), ME, guest);
+    assert_eq!((status(&reply), reply.json()["roles"].clone()), ("miss", json!(["admin"])));
+    assert_eq!(status(&get(&nginx.client(), ME, guest)), "hit");
+}
