@@ -67,9 +67,7 @@ pub struct RequestContext {
     directive: *const Settings,
     pub status: TokenStatus,
     pub account: Option<Arc<Account>>,
-    /// What goes to NPM as `Authorization`; empty where nothing does. A token of the account's
-    /// lives in `token`.
-    pub authorization: ngx_str_t,
+    /// The token of the account's that goes to NPM.
     pub token: Option<Arc<Authorization>>,
     /// What the client sent.
     pub sent: Sent,
@@ -92,6 +90,7 @@ impl RequestContext {
     pub fn create(
         request: &mut Request,
         settings: &Settings,
+        sent: Sent,
     ) -> Result<&'static mut Self, OutOfMemory> {
         // SAFETY: the pool is the request's, and gives room for the context, aligned for any type.
         // The reference ends with the request; no handler keeps it beyond its own call.
@@ -103,9 +102,8 @@ impl RequestContext {
                 directive: settings,
                 status: TokenStatus::Error,
                 account: None,
-                authorization: ngx_str_t::empty(),
                 token: None,
-                sent: Sent::default(),
+                sent,
                 page: Page::No,
                 original: None,
                 ticket: None,
@@ -170,14 +168,23 @@ impl RequestContext {
         request: &mut Request,
         token: Option<Arc<Authorization>>,
     ) -> Result<(), OutOfMemory> {
-        let value = token.as_ref().map(|token| token.expose());
-        let value =
-            value.map(|value| ngx_str_t { len: value.len(), data: value.as_ptr().cast_mut() });
-        let whole_page = self.page == Page::Opens;
-        self.original = Some(headers_in::change(request, self.sent, value, whole_page)?);
-        self.authorization = value.unwrap_or(ngx_str_t::empty());
         self.token = token;
+        let whole_page = self.page == Page::Opens;
+        let value = self.authorization();
+        self.original = Some(headers_in::change(request, self.sent, value, whole_page)?);
         Ok(())
+    }
+
+    /// What goes to NPM as `Authorization`.
+    pub fn authorization(&self) -> Option<ngx_str_t> {
+        match (&self.token, self.status) {
+            (Some(token), _) => {
+                let value = token.expose();
+                Some(ngx_str_t { len: value.len(), data: value.as_ptr().cast_mut() })
+            }
+            (None, TokenStatus::Kept) => self.sent.only_one(),
+            (None, _) => None,
+        }
     }
 }
 
@@ -210,7 +217,7 @@ pub fn take_back(request: &mut Request) -> Result<(), OutOfMemory> {
             // SAFETY: this handler goes with a context as its data.
             let context = unsafe { &mut *this.data.cast::<RequestContext>() };
             if let Some(original) = context.original.take() {
-                return headers_in::restore(request, original);
+                return headers_in::restore(request, original, context.sent);
             }
         }
         // SAFETY: as above.

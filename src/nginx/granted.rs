@@ -17,14 +17,15 @@ use ngx::ngx_string;
 
 use super::bindings::{
     modules, ngx_conf_t, ngx_http_add_variable, ngx_http_get_variable_index, ngx_http_request_t,
-    ngx_http_variable_value_t, ngx_int_t, ngx_uint_t, NGX_HTTP_VAR_NOHASH,
+    ngx_http_variable_value_t, ngx_int_t, ngx_uint_t, NGX_HTTP_MAX_URI_CHANGES,
+    NGX_HTTP_VAR_NOHASH,
 };
 use super::request::Request;
 use super::settings::{Granted, MainConf};
 use super::{AccessPhase, TokenInject};
 
-/// What this module's context says, from the first phase on, and after an internal redirect. None is
-/// a pointer.
+/// What this module's context says from the first rewrite phase of a location on, anew after each
+/// internal redirect. None is a pointer.
 const NOT_REDIRECTED: usize = 3;
 const HAD_BEEN_GRANTED: usize = 1;
 const HAD_NOT_BEEN_GRANTED: usize = 2;
@@ -63,30 +64,30 @@ unsafe extern "C" fn not_found(
     Status::NGX_OK.into()
 }
 
-/// A request has come from the client. From here on a `rewrite` may make it an internal one, which is
-/// no redirect.
-pub fn note_arrival(request: &mut Request) {
+/// A main request's location is about to be known, maybe not for the first time.
+///
+/// Whether it has been redirected until here is told by nginx's own count of what may still change its
+/// address, which a redirect takes from. Not by its being an internal one: a `rewrite` makes it that.
+pub fn note_route(request: &mut Request) {
     // SAFETY: the slot is the request's own.
     let what = unsafe { &mut *slot(request, AccessPhase::module().ctx_index) };
-    if request.is_main() && request.as_ref().internal() == 0 {
-        *what = std::ptr::without_provenance_mut(NOT_REDIRECTED);
-    }
-}
-
-/// A main request is an internal one, maybe for a redirect, and its location's rewrite phase begins, maybe
-/// not for the first time.
-pub fn note_redirect(request: &mut Request) {
-    let had_been = slot(request, AccessPhase::module().ctx_index);
-    let Some(flag) = flag(request) else {
+    if !what.is_null() {
         return;
-    };
-    let what = if flag.valid() != 0 { HAD_BEEN_GRANTED } else { HAD_NOT_BEEN_GRANTED };
-    // SAFETY: the slot is the request's own.
-    let had_been = unsafe { &mut *had_been };
-    if had_been.is_null() {
-        *had_been = std::ptr::without_provenance_mut(what);
-        flag.set_valid(0);
     }
+    let is_redirected = request.as_ref().uri_changes() <= NGX_HTTP_MAX_URI_CHANGES;
+    let noted = match flag(request).filter(|_| is_redirected) {
+        None => NOT_REDIRECTED,
+        Some(flag) => {
+            let had_been = flag.valid() != 0;
+            flag.set_valid(0);
+            if had_been {
+                HAD_BEEN_GRANTED
+            } else {
+                HAD_NOT_BEEN_GRANTED
+            }
+        }
+    };
+    *what = std::ptr::without_provenance_mut(noted);
 }
 
 /// A request has come past the access phase of its location.

@@ -31,18 +31,10 @@ use super::settings::{ClientToken, Directive, OnError, Settings};
 use super::tokens_answer;
 use super::waiting::{self, Outcome};
 use super::TokenInject;
-use crate::sso::accounts::{Account, Authorization, Visitor};
+use crate::sso::accounts::{Account, Authorization, NoAccount, Visitor};
 use crate::sso::npm::Role;
 use crate::sso::origin::Target;
-use crate::sso::sign_in_as;
 use crate::sso::token::is_live_npm_token;
-
-/// The handler of the server's rewrite phase, the first in which the module has one.
-pub extern "C" fn arrive(r: *mut ngx_http_request_t) -> ngx_int_t {
-    // SAFETY: nginx passes a request that is valid for the call.
-    granted::note_arrival(unsafe { Request::from_ngx_http_request(r) });
-    Status::NGX_DECLINED.into()
-}
 
 /// The handler of the rewrite phase: takes back what the module did to a request in the
 /// location that it has been redirected from.
@@ -53,15 +45,14 @@ pub extern "C" fn arrive(r: *mut ngx_http_request_t) -> ngx_int_t {
 pub extern "C" fn take_back(r: *mut ngx_http_request_t) -> ngx_int_t {
     // SAFETY: nginx passes a request that is valid for the call.
     let request = unsafe { Request::from_ngx_http_request(r) };
-    if request.as_ref().internal() == 0 {
-        return Status::NGX_DECLINED.into();
-    }
-    let result = match request.is_main() {
-        true => {
-            granted::note_redirect(request);
-            context::take_back(request)
+    let result = if !request.is_main() {
+        authorize_subrequest(request)
+    } else {
+        granted::note_route(request);
+        match request.as_ref().internal() {
+            0 => Ok(()),
+            _ => context::take_back(request),
         }
-        false => authorize_subrequest(request),
     };
     match result {
         Ok(()) => Status::NGX_DECLINED.into(),
@@ -80,23 +71,25 @@ fn authorize_subrequest(request: &mut Request) -> Result<(), OutOfMemory> {
     };
     // SAFETY: every subrequest has a main request, which lives longer, and whose headers are its own.
     let main = unsafe { Request::from_ngx_http_request(request.as_ref().main) };
-    let (directive, of_main) = (on(request.as_ref()), on(main.as_ref()));
-    let context = RequestContext::of_main(main);
-    let own = context
-        .filter(|context| directive.as_ref().is_some_and(|settings| context.is_of(settings)));
-    if let Some(context) = own {
-        let value = Some(context.authorization).filter(|value| !value.is_empty());
-        return match headers_in::is_authorized(request, value) {
-            true => Ok(()),
-            false => headers_in::authorize_subrequest(request, value),
-        };
+    let (directive, context) = (on(request.as_ref()), RequestContext::of_main(main));
+    if let (Some(settings), Some(context)) = (&directive, context) {
+        if context.is_of(settings) {
+            let value = context.authorization();
+            return match headers_in::is_authorized(request, value) {
+                true => Ok(()),
+                false => headers_in::authorize_subrequest(request, value),
+            };
+        }
     }
-    if let Some(original) = context.and_then(|context| context.original.as_ref()) {
-        headers_in::restore_in_subrequest(request, original)?;
+    if let Some((context, original)) =
+        context.and_then(|context| Some((context, context.original?)))
+    {
+        headers_in::restore_in_subrequest(request, original, context.sent)?;
     }
     let Some(settings) = directive else {
         return Ok(());
     };
+    let of_main = on(main.as_ref());
     // The question to Authentik is such a subrequest, too. Nobody is known yet.
     let is_early = context.is_none() && of_main.is_some_and(|main| Rc::ptr_eq(&main, &settings));
     match is_early || settings.user.evaluate(request).ok_or(OutOfMemory)?.is_empty() {
@@ -171,7 +164,7 @@ fn begin(request: &mut Request, settings: &Settings) -> Result<Status, OutOfMemo
     let (sent, provenance) = headers_in::read(request);
     let is_cross_site = provenance.is_cross_site(Target {
         is_read: is_read(request),
-        is_api: is_api(request),
+        path: request.as_ref().uri.as_bytes(),
         may_be_framed: settings.framing.names_others(),
         is_https: is_https(request),
         host: host(request),
@@ -182,14 +175,15 @@ fn begin(request: &mut Request, settings: &Settings) -> Result<Status, OutOfMemo
         false => Some(find_account(request, settings, user)?),
     };
     let page = match settings.browser {
-        Some(_) if !is_read(request) || is_api(request) => Page::No,
-        Some(_) if provenance.is_navigation() => Page::Opens,
-        Some(_) if provenance.fetch_mode.is_none() => Page::MayOpen,
+        Some(_) if is_read(request) => match provenance.is_navigation() {
+            true if !is_api(request) => Page::Opens,
+            false if provenance.fetch_mode.is_none() && !is_api(request) => Page::MayOpen,
+            _ => Page::No,
+        },
         _ => Page::No,
     };
 
-    let context = RequestContext::create(request, settings)?;
-    context.sent = sent;
+    let context = RequestContext::create(request, settings, sent)?;
     let Some(account) = account else {
         context.status = TokenStatus::CrossSite;
         settings.zone.lock().totals().cross_site += 1;
@@ -233,10 +227,9 @@ fn own_token(settings: &Settings, sent: &Sent) -> Option<ngx_str_t> {
 }
 
 /// Leaves the client's own token where it is.
-fn keep(context: &mut RequestContext, settings: &Settings, own: ngx_str_t) -> Status {
+fn keep(context: &mut RequestContext, settings: &Settings) -> Status {
     settings.zone.lock().totals().kept += 1;
     context.status = TokenStatus::Kept;
-    context.authorization = own;
     context.account = None;
     context.page = Page::No;
     Status::NGX_DECLINED
@@ -255,8 +248,8 @@ fn find_account(
     if let Some(credentials) = &settings.credentials {
         let basic = credentials.evaluate(request).ok_or(OutOfMemory)?;
         if !basic.is_empty() {
-            if let Some(account) = accounts.handed_over(basic) {
-                return Ok(Ok(Arc::new(account)));
+            if let Some(account) = accounts.handed_over(basic, now()) {
+                return Ok(Ok(account));
             }
             if UNREADABLE.lets_through(now()) {
                 log_error!(
@@ -271,22 +264,18 @@ fn find_account(
 
     let separator = settings.groups_separator;
     let mut visitor = Visitor { user, separator, ..Visitor::default() };
-    if accounts.ask_for_email() {
+    if accounts.asks_for_email {
         visitor.email = settings.email(request)?;
     }
-    if accounts.ask_for_groups() {
+    if accounts.asks_for_groups {
         visitor.groups = settings.groups(request)?;
     }
-    let own = match (accounts.find(&visitor), accounts.sign_in_as()) {
-        (Some(account), _) => return Ok(Ok(account.clone())),
-        (None, None) => return Ok(Err(Why::NoAccount)),
-        (None, Some(sign_in_as)) => sign_in_as.find(&visitor, || settings.name(request))?,
-    };
-    Ok(match own {
-        sign_in_as::Found::Account(account) => Ok(account),
-        sign_in_as::Found::NoAddress => Err(Why::NoAddress),
-        sign_in_as::Found::ShutOut => Err(Why::ShutOut),
-    })
+    let found = accounts.find(&visitor, || settings.name(request), now())?;
+    Ok(found.map_err(|why| match why {
+        NoAccount::NoneFits => Why::NoAccount,
+        NoAccount::NoAddress => Why::NoAddress,
+        NoAccount::ShutOut => Why::ShutOut,
+    }))
 }
 
 /// Gets the account's token from the cache, or waits for a login.
@@ -367,8 +356,8 @@ fn succeed(
     status: TokenStatus,
     (token, own): (Arc<Authorization>, Option<ngx_str_t>),
 ) -> Result<Status, OutOfMemory> {
-    if let (Role::Administrator, Some(own)) = (token.role, own) {
-        return Ok(keep(context, settings, own));
+    if token.role == Role::Administrator && own.is_some() {
+        return Ok(keep(context, settings));
     }
     context.status = status;
     context.authorize(request, Some(token))?;
@@ -385,8 +374,8 @@ fn give_none(
     settings: &Settings,
     why: Why,
 ) -> Result<Status, OutOfMemory> {
-    if let (OnError::Pass, Some(own)) = (settings.on_error, own_token(settings, &context.sent)) {
-        return Ok(keep(context, settings, own));
+    if settings.on_error == OnError::Pass && own_token(settings, &context.sent).is_some() {
+        return Ok(keep(context, settings));
     }
     tell(request, settings, why)?;
     let denied = match why {

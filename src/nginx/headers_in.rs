@@ -1,15 +1,16 @@
 //! The headers of a request: what the module reads of them, and the few that it changes.
 
 use std::mem::size_of;
-use std::ptr;
+use std::ptr::{self, NonNull};
+
+use ngx::core::Pool;
 
 use super::bindings::{
     ngx_http_request_t, ngx_list_part_t, ngx_list_t, ngx_palloc, ngx_str_t, ngx_table_elt_t,
     ngx_uint_t,
 };
+use super::pool::{parts, push, put, OutOfMemory};
 use super::request::Request;
-
-use super::pool::{parts, push, OutOfMemory};
 use crate::sso::origin::Provenance;
 
 const AUTHORIZATION: Name = Name::new(b"Authorization", b"authorization");
@@ -60,25 +61,32 @@ impl Name {
 }
 
 /// The `Authorization` that stands in a request.
-#[derive(Clone, Copy, Default)]
+#[derive(Clone, Copy)]
 pub struct Sent {
-    first: Option<ngx_str_t>,
+    /// The value; of several, the first one's.
+    value: ngx_str_t,
     /// nginx refuses a client's second one (`ngx_http_process_unique_header_line`); another module
     /// may have put it there.
-    count: usize,
+    count: u32,
 }
 
 impl Sent {
+    const NONE: Self = Self { value: ngx_str_t { len: 0, data: ptr::null_mut() }, count: 0 };
+
     /// Its value, if there is one and not several.
     pub fn only_one(&self) -> Option<ngx_str_t> {
-        self.first.filter(|_| self.count == 1)
+        (self.count == 1).then_some(self.value)
+    }
+
+    fn value(&self) -> Option<ngx_str_t> {
+        (self.count > 0).then_some(self.value)
     }
 }
 
 /// Reads what matters of a request's headers, all in one go.
 pub fn read(request: &Request) -> (Sent, Provenance<'_>) {
     let r: &ngx_http_request_t = request.as_ref();
-    let mut sent = Sent::default();
+    let mut sent = Sent::NONE;
     let mut provenance = Provenance::default();
     for part in header_parts(r) {
         for header in part {
@@ -90,7 +98,9 @@ pub fn read(request: &Request) -> (Sent, Provenance<'_>) {
                 14 if SEC_FETCH_MODE.is_of(header) => &mut provenance.fetch_mode,
                 14 if SEC_FETCH_DEST.is_of(header) => &mut provenance.fetch_dest,
                 13 if AUTHORIZATION.is_of(header) => {
-                    sent.first.get_or_insert(header.value);
+                    if sent.count == 0 {
+                        sent.value = header.value;
+                    }
                     sent.count += 1;
                     continue;
                 }
@@ -105,14 +115,27 @@ pub fn read(request: &Request) -> (Sent, Provenance<'_>) {
     (sent, provenance)
 }
 
-/// A request's headers as they were before the module changed them.
+/// A request's headers as they were before the module changed them, beside what it [`Sent`].
+#[derive(Clone, Copy)]
 pub struct Original {
-    /// The list, where it was replaced by another.
-    list: Option<ngx_list_t>,
+    /// Where nginx had its `Authorization`.
     header: *mut ngx_table_elt_t,
-    value: Option<ngx_str_t>,
+    /// Where the list was replaced by another. In the request's pool.
+    replaced: Option<NonNull<Replaced>>,
+}
+
+#[derive(Clone, Copy)]
+struct Replaced {
+    list: ngx_list_t,
     /// What nginx knew, where the whole page is asked for.
     conditions: Option<Conditions>,
+}
+
+impl Original {
+    fn replaced(&self) -> Option<&Replaced> {
+        // SAFETY: `change` has put it into the pool of the request, which outlives this.
+        self.replaced.map(|replaced| unsafe { replaced.as_ref() })
+    }
 }
 
 /// Where nginx itself knows of conditional headers, which its not-modified filter heeds.
@@ -142,19 +165,17 @@ pub fn change(
     whole_page: bool,
 ) -> Result<Original, OutOfMemory> {
     let r: &mut ngx_http_request_t = request.as_mut();
-    let mut original = Original {
-        list: None,
-        header: r.headers_in.authorization,
-        value: sent.first,
-        conditions: None,
+    let header = r.headers_in.authorization;
+    let replaced = match (sent.count, value) {
+        (0, _) | (1, Some(_)) if !whole_page => None,
+        _ => {
+            let list = leave_out(r, whole_page)?;
+            let conditions = whole_page.then(|| exchange_conditions(r, [ptr::null_mut(); 4]));
+            // SAFETY: the pool is the request's.
+            let pool = unsafe { Pool::from_ngx_pool(r.pool) };
+            Some(put(&pool, Replaced { list, conditions })?)
+        }
     };
-    match (sent.count, value) {
-        (0, _) | (1, Some(_)) if !whole_page => {}
-        _ => original.list = Some(leave_out(r, whole_page)?),
-    }
-    if whole_page {
-        original.conditions = Some(exchange_conditions(r, [ptr::null_mut(); 4]));
-    }
     if let Some(value) = value {
         // SAFETY: null, or the header in the list that nginx, or `add_authorization`, has pointed at.
         match unsafe { r.headers_in.authorization.as_mut() } {
@@ -162,7 +183,7 @@ pub fn change(
             None => add_authorization(r, value)?,
         }
     }
-    Ok(original)
+    Ok(Original { header, replaced })
 }
 
 /// Takes a change back.
@@ -170,13 +191,13 @@ pub fn change(
 /// # Errors
 ///
 /// When memory is out. The request must not go on then: the module's token may still be there.
-pub fn restore(request: &mut Request, original: Original) -> Result<(), OutOfMemory> {
+pub fn restore(request: &mut Request, original: Original, sent: Sent) -> Result<(), OutOfMemory> {
     let r: &mut ngx_http_request_t = request.as_mut();
-    if let Some(conditions) = original.conditions {
-        exchange_conditions(r, conditions);
-    }
-    match (original.list, original.value) {
-        (Some(list), _) => r.headers_in.headers = list,
+    match (original.replaced(), sent.value()) {
+        (Some(Replaced { list, conditions }), _) => {
+            r.headers_in.headers = *list;
+            conditions.map(|conditions| exchange_conditions(r, conditions));
+        }
         (None, Some(value)) => {
             // SAFETY: where there was a value, there was a header, and it has stayed in its place.
             if let Some(header) = unsafe { original.header.as_mut() } {
@@ -199,19 +220,20 @@ pub fn restore(request: &mut Request, original: Original) -> Result<(), OutOfMem
 /// When memory is out.
 pub fn restore_in_subrequest(
     request: &mut Request,
-    original: &Original,
+    original: Original,
+    sent: Sent,
 ) -> Result<(), OutOfMemory> {
     let r: &mut ngx_http_request_t = request.as_mut();
-    match original.list {
-        Some(list) => {
-            r.headers_in.headers = list;
+    match original.replaced() {
+        Some(Replaced { list, .. }) => {
+            r.headers_in.headers = *list;
             r.headers_in.authorization = original.header;
             Ok(())
         }
         // The elements are the main request's too: it keeps them as they are.
         None => {
             leave_out(r, false)?;
-            original.value.map_or(Ok(()), |value| add_authorization(r, value))
+            sent.value().map_or(Ok(()), |value| add_authorization(r, value))
         }
     }
 }

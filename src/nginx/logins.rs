@@ -98,23 +98,21 @@ pub enum Found {
 /// As [`find`], for a request that has not asked before. It counts if it goes on with the token,
 /// and not with its own, which an administrator's does if it `has_own`.
 pub fn find_and_count(table: &mut Table, account: &Account, has_own: bool) -> Found {
-    let found = find(table, account);
-    match &found {
-        Found::Token { token, .. } if !has_own || token.role != Role::Administrator => {
-            table.count_hit(account.hint.load(Ordering::Relaxed));
-        }
-        _ => {}
-    }
-    found
+    look_up(table, account, |role| !has_own || role != Role::Administrator)
 }
 
 /// Asks the table for an account's token, on behalf of this worker.
 fn find(table: &mut Table, account: &Account) -> Found {
+    look_up(table, account, |_| false)
+}
+
+fn look_up(table: &mut Table, account: &Account, counts: impl FnOnce(Role) -> bool) -> Found {
     let now = now();
     let mut hint = account.hint.load(Ordering::Relaxed);
-    let (wanted, claim) = (account.wanted(), claim(account, now));
+    let (wanted, claim) = (account.wanted(), || claim(account, now));
     let found = match table.access(&account.key, wanted, &mut hint, now, claim, is_alive) {
-        Access::Fresh { authorization, issue, role, renew } => {
+        Access::Fresh { authorization, issue, role, renew, hits } => {
+            *hits += u64::from(counts(role));
             let mut kept = account.kept.lock();
             let token = match &*kept {
                 Some(token) if token.issue == issue && token.role == role => token.clone(),

@@ -1,6 +1,6 @@
 //! Memory that lives as long as a request: copies in its pool, headers in its lists; and nginx's lists.
 
-use std::ptr;
+use std::ptr::{self, NonNull};
 
 use ngx::core::Pool;
 
@@ -23,6 +23,18 @@ pub fn copy(pool: &Pool, text: &[u8]) -> Result<ngx_str_t, OutOfMemory> {
     // SAFETY: the pool has just given text.len() bytes.
     unsafe { ptr::copy_nonoverlapping(text.as_ptr(), data, text.len()) };
     Ok(ngx_str_t { len: text.len(), data })
+}
+
+/// A value put into a request's pool.
+///
+/// # Errors
+///
+/// When memory is out.
+pub fn put<T: Copy>(pool: &Pool, value: T) -> Result<NonNull<T>, OutOfMemory> {
+    let place = NonNull::new(pool.alloc_type::<T>()).ok_or(OutOfMemory)?;
+    // SAFETY: the pool has just given room for it, aligned for any type.
+    unsafe { place.write(value) };
+    Ok(place)
 }
 
 /// Adds a header to a list of headers, a request's or a response's.

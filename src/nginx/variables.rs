@@ -75,7 +75,8 @@ unsafe extern "C" fn authorization(
     // SAFETY: nginx passes a valid request.
     let request = unsafe { Request::from_ngx_http_request(r) };
     let context = RequestContext::of(request);
-    let text = context.map_or(&[][..], |context| context.authorization.as_bytes());
+    let value = context.and_then(RequestContext::authorization);
+    let text = value.as_ref().map_or(&[][..], ngx_str_t::as_bytes);
     // SAFETY: nginx passes a valid value; the text is in the request's pool.
     unsafe { set(v, text) }
 }

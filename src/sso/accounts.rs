@@ -1,5 +1,6 @@
 //! Accounts: which Authentik user signs in to NPM as whom.
 
+use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::marker::PhantomData;
@@ -21,9 +22,11 @@ use zeroize::Zeroizing;
 
 use super::file::{self, Content, FileError};
 use super::groups::Separator;
+use super::known::Known;
 use super::npm::{self, BaseUrl, Credentials, Issuer, Role};
 use super::secret::Secret;
 use super::sign_in_as::{Person, SignInAs, Terms, Wanted};
+use super::token::Millis;
 use super::totp::TotpSecret;
 
 /// The longest `timeout`: nobody waits longer for a page.
@@ -178,6 +181,25 @@ pub struct Accounts {
     issuer: Arc<Issuer>,
     rules: Vec<(Matcher, Arc<Account>)>,
     sign_in_as: Option<SignInAs>,
+    /// Whether any account is found by e-mail address.
+    pub asks_for_email: bool,
+    /// Whether any account is found by group.
+    pub asks_for_groups: bool,
+    /// Whom an account has been found for, by all that Authentik says of them.
+    visitors: RefCell<Known<Arc<Account>, 3>>,
+    /// What has been handed over.
+    handed_over: RefCell<Known<Arc<Account>, 1>>,
+}
+
+/// Why a visitor has no account.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NoAccount {
+    /// None fits.
+    NoneFits,
+    /// Each has their own, and Authentik says no e-mail address, or what is none, or several.
+    NoAddress,
+    /// Each has their own, and this one is in none of the groups.
+    ShutOut,
 }
 
 impl Accounts {
@@ -185,7 +207,25 @@ impl Accounts {
     pub fn none(api: Option<BaseUrl>, warn: &mut dyn FnMut(String)) -> Self {
         let url = api.unwrap_or_else(|| BaseUrl::own(warn));
         let issuer = Issuer::new(url, npm::DEFAULT_TIMEOUT, Vec::new());
-        Self { issuer: Arc::new(issuer), rules: Vec::new(), sign_in_as: None }
+        Self::new(Arc::new(issuer), Vec::new(), None)
+    }
+
+    fn new(
+        issuer: Arc<Issuer>,
+        rules: Vec<(Matcher, Arc<Account>)>,
+        sign_in_as: Option<SignInAs>,
+    ) -> Self {
+        let any = |is: fn(&Matcher) -> bool| rules.iter().any(|(matcher, _)| is(matcher));
+        let groups = sign_in_as.as_ref().is_some_and(|own| !own.terms().groups.is_empty());
+        Self {
+            asks_for_email: sign_in_as.is_some() || any(|m| matches!(m, Matcher::Email(_))),
+            asks_for_groups: groups || any(|m| matches!(m, Matcher::Group(_))),
+            issuer,
+            rules,
+            sign_in_as,
+            visitors: RefCell::default(),
+            handed_over: RefCell::default(),
+        }
     }
 
     /// Reads an accounts file, and the files that it names. `api` goes before the file's own, and
@@ -250,12 +290,35 @@ impl Accounts {
             }
             None => None,
         };
-        Ok(Self { issuer, rules, sign_in_as })
+        Ok(Self::new(issuer, rules, sign_in_as))
     }
 
-    /// The first account that fits.
-    pub fn find(&self, visitor: &Visitor) -> Option<&Arc<Account>> {
-        self.rules.iter().find(|(matcher, _)| matcher.fits(visitor)).map(|(_, account)| account)
+    /// The account of a visitor: the first that fits, else one of their own. `name` is what people call
+    /// them, which is asked for once.
+    ///
+    /// # Errors
+    ///
+    /// Those of `name`.
+    pub fn find<'a, E>(
+        &self,
+        visitor: &Visitor,
+        name: impl FnOnce() -> Result<&'a [u8], E>,
+        now: Millis,
+    ) -> Result<Result<Arc<Account>, NoAccount>, E> {
+        let said = [visitor.user, visitor.email, visitor.groups];
+        if let Some(account) = self.visitors.borrow_mut().find(said, now) {
+            return Ok(Ok(account));
+        }
+        let rule = self.rules.iter().find(|(matcher, _)| matcher.fits(visitor));
+        let found = match (rule, &self.sign_in_as) {
+            (Some((_, account)), _) => Ok(account.clone()),
+            (None, Some(sign_in_as)) => sign_in_as.find(visitor, name)?,
+            (None, None) => Err(NoAccount::NoneFits),
+        };
+        if let Ok(account) = &found {
+            self.visitors.borrow_mut().add(said, account.clone(), now);
+        }
+        Ok(found)
     }
 
     /// Whether an account of this key is among them.
@@ -270,21 +333,18 @@ impl Accounts {
         self.sign_in_as.as_ref()
     }
 
-    /// Whether any account is found by e-mail address.
-    pub fn ask_for_email(&self) -> bool {
-        self.sign_in_as.is_some()
-            || self.rules.iter().any(|(matcher, _)| matches!(matcher, Matcher::Email(_)))
-    }
-
-    /// Whether any account is found by group.
-    pub fn ask_for_groups(&self) -> bool {
-        self.sign_in_as.as_ref().is_some_and(|sign_in_as| !sign_in_as.terms().groups.is_empty())
-            || self.rules.iter().any(|(matcher, _)| matches!(matcher, Matcher::Group(_)))
-    }
-
     /// The account that Authentik itself hands over, as `Basic …` (RFC 7617), when it is set to
     /// send HTTP-Basic authentication. `None` for a value that is not of this form.
-    pub fn handed_over(&self, basic: &[u8]) -> Option<Account> {
+    pub fn handed_over(&self, basic: &[u8], now: Millis) -> Option<Arc<Account>> {
+        let known = self.handed_over.borrow_mut().find([basic], now);
+        known.or_else(|| {
+            let account = Arc::new(self.read_handed_over(basic)?);
+            self.handed_over.borrow_mut().add([basic], account.clone(), now);
+            Some(account)
+        })
+    }
+
+    fn read_handed_over(&self, basic: &[u8]) -> Option<Account> {
         let (scheme, encoded) = basic.split_at_checked("Basic ".len())?;
         if !scheme.eq_ignore_ascii_case(b"Basic ") {
             return None;
@@ -649,7 +709,7 @@ mod tests {
                 Credentials { identity: entry.credentials.identity, secret, totp: None };
             (entry.matcher, Arc::new(Account::new(issuer.clone(), credentials, Origin::File)))
         });
-        Accounts { rules: rules.collect(), issuer, sign_in_as: None }
+        Accounts::new(issuer.clone(), rules.collect(), None)
     }
 
     fn found(accounts: &Accounts, user: &str, email: &str, groups: &str) -> Option<String> {
@@ -659,7 +719,8 @@ mod tests {
             groups: groups.as_bytes(),
             separator: Separator::Bar,
         };
-        accounts.find(&visitor).map(|account| account.credentials.identity.clone())
+        let found = accounts.find(&visitor, || Ok::<_, ()>(b""), 0).unwrap();
+        found.ok().map(|account| account.credentials.identity.clone())
     }
 
     #[test]
@@ -674,7 +735,7 @@ mod tests {
         assert_eq!(found(&accounts, "eve", "", "a|npm-admins|b").as_deref(), Some("second"));
         assert_eq!(found(&accounts, "bob", "bob@example.com", "").as_deref(), Some("third"));
         assert_eq!(found(&accounts, "eve", "", "").as_deref(), Some("last"));
-        assert!(accounts.ask_for_email() && accounts.ask_for_groups());
+        assert!(accounts.asks_for_email && accounts.asks_for_groups);
     }
 
     #[test]
@@ -771,7 +832,7 @@ mod tests {
         let account = |identity: &str, secret: &str| {
             let pair = STANDARD.encode(format!("{identity}:{secret}"));
             Accounts::none(None, &mut |_| ())
-                .handed_over(format!("Basic {pair}").as_bytes())
+                .handed_over(format!("Basic {pair}").as_bytes(), 0)
                 .unwrap()
         };
         assert_eq!(account("a@b.c", "one").key, account("a@b.c", "one").key);
@@ -782,15 +843,18 @@ mod tests {
     #[test]
     fn credentials_that_authentik_hands_over_are_read_as_basic_authentication() {
         let accounts = Accounts::none(None, &mut |_| ());
-        let account = accounts.handed_over(b"Basic YUBiLmM6c2U6Y3JldA==").unwrap();
+        let account = accounts.handed_over(b"Basic YUBiLmM6c2U6Y3JldA==", 0).unwrap();
         assert_eq!(account.credentials.identity, "a@b.c");
         assert_eq!(account.credentials.secret.expose(), "se:cret");
         for wrong in ["", "Basic", "Basic ", "Basic !", "Bearer YUBiLmM6c2U6Y3JldA==", "YTpi"] {
-            assert!(accounts.handed_over(wrong.as_bytes()).is_none(), "{wrong}");
+            assert!(accounts.handed_over(wrong.as_bytes(), 0).is_none(), "{wrong}");
         }
         // "user:" and ":secret"
-        assert!(accounts.handed_over(b"Basic dXNlcjo=").is_none());
-        assert!(accounts.handed_over(b"Basic OnNlY3JldA==").is_none());
+        assert!(accounts.handed_over(b"Basic dXNlcjo=", 0).is_none());
+        assert!(accounts.handed_over(b"Basic OnNlY3JldA==", 0).is_none());
+        // What has been read is known again.
+        let again = accounts.handed_over(b"Basic YUBiLmM6c2U6Y3JldA==", 0).unwrap();
+        assert!(Arc::ptr_eq(&account, &again));
     }
 
     #[test]

@@ -60,8 +60,7 @@ impl<const N: usize> Text<N> {
     }
 
     fn get(&self) -> String {
-        let bytes = self.bytes.get(..self.len as usize).unwrap_or_default();
-        String::from_utf8_lossy(bytes).into_owned()
+        String::from_utf8_lossy(written(&self.bytes, self.len)).into_owned()
     }
 }
 
@@ -143,11 +142,6 @@ struct Slot {
 }
 
 impl Slot {
-    fn authorization(&self) -> &[u8] {
-        // The table may have been left by a killed worker: no length is trusted.
-        self.authorization.get(..self.authorization_len as usize).unwrap_or_default()
-    }
-
     fn kind(&self) -> Kind {
         [Kind::HandedOver, Kind::Person]
             .into_iter()
@@ -239,6 +233,12 @@ impl Slot {
     }
 }
 
+/// The part of a text's room that is written to. The table may have been left by a killed worker: no
+/// length is trusted.
+fn written(room: &[u8], len: u32) -> &[u8] {
+    room.get(..len as usize).unwrap_or_default()
+}
+
 /// The table itself. All zeros, but for the number of its places, is an empty one.
 #[repr(C)]
 pub struct Table {
@@ -327,6 +327,9 @@ pub enum Access<'a> {
         role: Role,
         /// Whether the caller has just promised to renew it.
         renew: bool,
+        /// Counts requests that have found a token. One that waited for it is none of these, though
+        /// the token is found in the end.
+        hits: &'a mut u64,
     },
     /// None. The caller has just promised to log in.
     LogIn,
@@ -425,7 +428,7 @@ impl Table {
         wanted: Wanted,
         hint: &mut Hint,
         now: Millis,
-        claim: Claim,
+        claim: impl FnOnce() -> Claim,
         is_alive: impl FnOnce(Pid) -> bool,
     ) -> Access<'_> {
         let slot = self.slot(key, hint, now);
@@ -435,10 +438,12 @@ impl Table {
                 && slot.pauses_until(now).is_none()
                 && !slot.is_claimed(now, is_alive);
             if renew {
-                slot.claim(claim);
+                slot.claim(claim());
             }
             let (issue, role) = (slot.issue, slot.role());
-            return Access::Fresh { authorization: slot.authorization(), issue, role, renew };
+            let Slot { authorization, authorization_len, counters, .. } = slot;
+            let authorization = written(authorization, *authorization_len);
+            return Access::Fresh { authorization, issue, role, renew, hits: &mut counters.hits };
         }
         if slot.is_claimed(now, is_alive) {
             return Access::Wait;
@@ -449,7 +454,7 @@ impl Table {
                 _ => Access::Nobody(retry_at),
             };
         }
-        slot.claim(claim);
+        slot.claim(claim());
         Access::LogIn
     }
 
@@ -582,14 +587,6 @@ impl Table {
         let is_first = !is_recent(slot.revoked_at, now, CHECK_INTERVAL);
         slot.revoked_at = now;
         is_first
-    }
-
-    /// Counts a request that has found a token, where `access` has just found it. One that waited
-    /// for it is none of these, though the token is found in the end.
-    pub fn count_hit(&mut self, hint: Hint) {
-        if let Some(slot) = self.filled_slots().get_mut(hint) {
-            slot.counters.hits += 1;
-        }
     }
 
     /// Counts a request that has waited for a login.
@@ -891,7 +888,7 @@ mod tests {
     }
 
     fn access(table: &mut Table, n: u64, now: Millis, pid: Pid) -> Access<'_> {
-        table.access(&key(n), Wanted::Any, &mut 0, now, claim(pid), |_| true)
+        table.access(&key(n), Wanted::Any, &mut 0, now, || claim(pid), |_| true)
     }
 
     #[test]
@@ -922,7 +919,8 @@ mod tests {
     fn the_promise_of_a_killed_worker_is_taken_over_at_once() {
         let mut table = table();
         assert_eq!(access(&mut table, 1, NOW, 10), Access::LogIn);
-        let taken = table.access(&key(1), Wanted::Any, &mut 0, NOW + 1, claim(11), |pid| pid != 10);
+        let taken =
+            table.access(&key(1), Wanted::Any, &mut 0, NOW + 1, || claim(11), |pid| pid != 10);
         assert_eq!(taken, Access::LogIn);
         assert_eq!(access(&mut table, 1, NOW + 1, 12), Access::Wait);
     }
@@ -968,7 +966,7 @@ mod tests {
             Wanted::Any,
             &mut 0,
             now,
-            at(now),
+            || at(now),
             |_| true,
         ) {
             Access::Fresh { renew, .. } => format!("fresh, renew: {renew}"),
@@ -1009,7 +1007,7 @@ mod tests {
         let mut table = table();
         let token = token(86_400_000);
         let find = |table: &mut Table, wanted| {
-            let found = table.access(&key(1), wanted, &mut 0, NOW, claim(10), |_| true);
+            let found = table.access(&key(1), wanted, &mut 0, NOW, || claim(10), |_| true);
             fresh(&found).is_some()
         };
         table.store(&key(1), Wanted::Administrator, (&token, Role::Administrator), false, NOW);
@@ -1176,7 +1174,7 @@ mod tests {
         table.store(&key(1), Wanted::Any, (&token(10_000), Role::Standard), false, NOW);
         for wrong in [1, 5, PLACES - 1, PLACES, usize::MAX] {
             let mut hint = wrong;
-            let found = table.access(&key(1), Wanted::Any, &mut hint, NOW, claim(10), |_| true);
+            let found = table.access(&key(1), Wanted::Any, &mut hint, NOW, || claim(10), |_| true);
             assert!(matches!(found, Access::Fresh { .. }));
             assert_eq!(hint, 0);
         }
@@ -1236,7 +1234,7 @@ mod tests {
         let due = old.renew_at(0);
         assert!(!renews(&mut table, 0, due - 1, 10));
         let claim = Claim { by: 10, until: due + 6_000 };
-        let found = table.access(&key(0), Wanted::Any, &mut 0, due, claim, |_| true);
+        let found = table.access(&key(0), Wanted::Any, &mut 0, due, || claim, |_| true);
         assert!(matches!(found, Access::Fresh { renew: true, .. }));
         for pid in [10, 11, 12] {
             assert!(!renews(&mut table, 0, due, pid));
@@ -1260,7 +1258,7 @@ mod tests {
         let claim = |by| Claim { by, until: due + 6_000 };
         let renews = |table: &mut Table, by, dead| {
             let found =
-                table.access(&key(0), Wanted::Any, &mut 0, due, claim(by), |pid| pid != dead);
+                table.access(&key(0), Wanted::Any, &mut 0, due, || claim(by), |pid| pid != dead);
             matches!(found, Access::Fresh { renew: true, .. })
         };
         assert!(renews(&mut table, 10, 0));
@@ -1307,7 +1305,7 @@ mod tests {
             let claim = Claim { by: 10, until: now + 6_000 };
             let before = left.len();
             left.retain(|&n| {
-                let found = table.access(&key(n), Wanted::Any, &mut 0, now, claim, |_| true);
+                let found = table.access(&key(n), Wanted::Any, &mut 0, now, || claim, |_| true);
                 !matches!(found, Access::Fresh { renew: true, .. })
             });
             waves.push(before - left.len());
@@ -1461,7 +1459,7 @@ mod tests {
     fn a_refused_token_that_nobody_asks_about_is_not_used_again() {
         let (mut table, issue) = signed_in();
         assert!(refuse(&mut table, issue, NOW));
-        let taken = table.access(&key(1), Wanted::Any, &mut 0, NOW, claim(11), |pid| pid != 10);
+        let taken = table.access(&key(1), Wanted::Any, &mut 0, NOW, || claim(11), |pid| pid != 10);
         assert_eq!(taken, Access::LogIn);
         table.store(&key(1), Wanted::Any, (&token(86_400_000), Role::Standard), false, NOW);
         assert!(fresh(&access(&mut table, 1, NOW, 12)).is_some());
@@ -1505,8 +1503,10 @@ mod tests {
         table.count_wait(&key(1), 400, NOW);
         table.count_wait(&key(1), 20, NOW);
         for mut hint in [0, 1, PLACES] {
-            table.access(&key(1), Wanted::Any, &mut hint, NOW, claim(10), |_| true);
-            table.count_hit(hint);
+            match table.access(&key(1), Wanted::Any, &mut hint, NOW, || claim(10), |_| true) {
+                Access::Fresh { hits, .. } => *hits += 1,
+                other => panic!("{other:?}"),
+            }
         }
         let expected =
             Counters { hits: 3, waits: 2, waited_ms: 420, logins: 1, renewals: 0, failures: 3 };

@@ -4,6 +4,8 @@
 //! session. So that no other site can act with it, only requests of NPM's own page get a token,
 //! and navigations, which is how a person comes to that page.
 
+use super::path;
+
 /// What a browser says of the page that started a request, and where the request goes.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Provenance<'a> {
@@ -24,8 +26,8 @@ pub struct Provenance<'a> {
 pub struct Target<'a> {
     /// It is GET or HEAD. A form that posts is a navigation as well.
     pub is_read: bool,
-    /// It goes to NPM's API.
-    pub is_api: bool,
+    /// Where it goes, see [`path::is_api`].
+    pub path: &'a [u8],
     /// Pages of other sites may frame it: they lead to it as a link does.
     pub may_be_framed: bool,
     pub is_https: bool,
@@ -43,7 +45,9 @@ impl Provenance<'_> {
             }
             (Some(b"same-origin" | b"none"), _) => false,
             // A person may be led to a page, and to nothing else.
-            (Some(_), _) => !target.is_read || target.is_api || !self.leads_to_page(target),
+            (Some(_), _) => {
+                !target.is_read || !self.leads_to_page(target) || path::is_api(target.path)
+            }
             (None, Some(origin)) => !is_same_origin(origin, target.is_https, target.host),
             (None, None) => false,
         }
@@ -96,7 +100,7 @@ mod tests {
 
     const PAGE: Target = Target {
         is_read: true,
-        is_api: false,
+        path: b"/",
         may_be_framed: false,
         is_https: true,
         host: b"npm.example.com",
@@ -158,7 +162,7 @@ mod tests {
             ("object", framed, true),
             ("empty", framed, true),
             ("iframe", Target { is_read: false, ..framed }, true),
-            ("iframe", Target { is_api: true, ..framed }, true),
+            ("iframe", Target { path: b"/api/users", ..framed }, true),
         ] {
             let provenance = Provenance {
                 fetch_site: Some(b"same-site"),
@@ -214,7 +218,7 @@ mod tests {
 
     #[test]
     fn another_site_leads_to_no_answer_of_the_api() {
-        let api = Target { is_api: true, ..PAGE };
+        let api = Target { path: b"/api/users", ..PAGE };
         for (site, is_other) in
             [("cross-site", true), ("same-site", true), ("same-origin", false), ("none", false)]
         {
@@ -261,7 +265,7 @@ mod tests {
     #[test]
     fn programs_that_are_no_browsers_are_no_other_site() {
         for is_read in [false, true] {
-            let api = Target { is_read, is_api: true, ..PAGE };
+            let api = Target { is_read, path: b"/api/users", ..PAGE };
             assert!(!Provenance::default().is_cross_site(api));
         }
     }

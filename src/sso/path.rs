@@ -8,16 +8,29 @@ use std::borrow::Cow;
 
 /// Whether it may be one of NPM's API, which has no pages.
 pub fn is_api(path: &[u8]) -> bool {
+    // As it usually is.
+    if let [b'/', b'a', b'p', b'i', b'/', ..] = path {
+        return true;
+    }
     decoded(path).split(|&b| b == b'/').any(|segment| segment.eq_ignore_ascii_case(b"api"))
 }
 
 /// Whether it may be `/api/tokens`: nothing else in NPM ends like that, in its API or in its UI.
 pub fn is_tokens(path: &[u8]) -> bool {
+    // Most end otherwise, whatever was before.
+    let is_plain =
+        !matches!(path, [.., b'/' | b'.']) && !path.iter().any(|b| matches!(b, b'%' | b'?' | b'#'));
+    if is_plain {
+        let (_, end) = path.split_at(path.len().saturating_sub(TOKENS.len()));
+        return end.eq_ignore_ascii_case(TOKENS) && last_segment(path).len() == TOKENS.len();
+    }
     let path = decoded(path);
     // What was encoded may begin the query where it is passed on as it is.
     let before_query = path.split(|b| b"?#".contains(b)).next().unwrap_or_default();
-    [before_query, &path].iter().any(|path| last_segment(path).eq_ignore_ascii_case(b"tokens"))
+    [before_query, &path].iter().any(|path| last_segment(path).eq_ignore_ascii_case(TOKENS))
 }
+
+const TOKENS: &[u8] = b"tokens";
 
 /// The last segment that is left when slashes are collapsed and dots resolved (RFC 3986, section
 /// 5.2.4).

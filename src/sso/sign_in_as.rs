@@ -4,17 +4,15 @@
 //! What NPM's API does was observed on 2.15.1: it checks no duplicates, and an e-mail address is its
 //! user's own claim (`PUT /api/users/me`).
 
-use std::collections::HashMap;
 use std::fmt;
 use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
 
-use parking_lot::Mutex;
 use percent_encoding::{utf8_percent_encode, NON_ALPHANUMERIC};
 use serde::{Deserialize, Serialize};
 
-use super::accounts::{Account, Visitor};
+use super::accounts::{Account, NoAccount, Visitor};
 use super::npm::{role_of, Issuer, LoginError, Role};
 use super::token::Token;
 
@@ -25,51 +23,9 @@ const NICKNAME_MAX: usize = 30;
 /// The longest address (RFC 5321, 4.5.3.1.3).
 const EMAIL_MAX: usize = 254;
 
-/// How many people a worker knows at once; beyond, it gets to know them anew.
-const KNOWN_MAX: usize = 4096;
-
-/// How people are signed in, and who has been here.
+/// How people are signed in.
 pub struct SignInAs {
     terms: Arc<Terms>,
-    known: Mutex<Known>,
-}
-
-/// The accounts of those who have been here, by what Authentik says is their e-mail address, and by the
-/// role that they were to have. Of several users with one address it knows the last, for the log is to
-/// name the one whose request it was.
-#[derive(Default)]
-struct Known {
-    /// Who was here last: a page has many requests, one after the other.
-    last: Option<(Box<[u8]>, Wanted, Arc<Account>)>,
-    all: HashMap<Box<[u8]>, [Option<Arc<Account>>; Wanted::COUNT]>,
-}
-
-impl Known {
-    fn find(&mut self, visitor: &Visitor, wanted: Wanted) -> Option<Arc<Account>> {
-        let Visitor { user, email, .. } = *visitor;
-        let is_theirs = |account: &Account| {
-            account.person().is_some_and(|person| person.user.as_bytes() == user)
-        };
-        match &self.last {
-            Some((last, role, account))
-                if **last == *email && *role == wanted && is_theirs(account) =>
-            {
-                Some(account.clone())
-            }
-            _ => {
-                let account = self.all.get(email)?[wanted as usize].clone()?;
-                self.last = Some((email.into(), wanted, account.clone()));
-                is_theirs(&account).then_some(account)
-            }
-        }
-    }
-
-    fn add(&mut self, email: &[u8], wanted: Wanted, account: Arc<Account>) {
-        if self.all.len() >= KNOWN_MAX {
-            self.all.clear();
-        }
-        self.all.entry(email.into()).or_default()[wanted as usize] = Some(account);
-    }
 }
 
 /// What the accounts file says of it.
@@ -96,10 +52,6 @@ pub enum Wanted {
     Raised,
 }
 
-impl Wanted {
-    const COUNT: usize = 4;
-}
-
 /// Somebody who is signed in as an NPM user of their own.
 #[derive(Debug)]
 pub struct Person {
@@ -119,18 +71,9 @@ impl fmt::Debug for Terms {
     }
 }
 
-/// Who a visitor is at NPM.
-pub enum Found {
-    Account(Arc<Account>),
-    /// Authentik says no e-mail address, or what is none, or several.
-    NoAddress,
-    /// They are in none of the groups.
-    ShutOut,
-}
-
 impl SignInAs {
     pub fn new(terms: Terms) -> Self {
-        Self { terms: Arc::new(terms), known: Mutex::default() }
+        Self { terms: Arc::new(terms) }
     }
 
     /// What the accounts file says.
@@ -138,7 +81,7 @@ impl SignInAs {
         &self.terms
     }
 
-    /// The account of a visitor. `name` is what people call them, which is asked for once.
+    /// The account of a visitor. `name` is what people call them.
     ///
     /// # Errors
     ///
@@ -147,22 +90,17 @@ impl SignInAs {
         &self,
         visitor: &Visitor,
         name: impl FnOnce() -> Result<&'a [u8], E>,
-    ) -> Result<Found, E> {
+    ) -> Result<Result<Arc<Account>, NoAccount>, E> {
         let Some(wanted) = self.wanted(visitor) else {
-            return Ok(Found::ShutOut);
+            return Ok(Err(NoAccount::ShutOut));
         };
-        if let Some(account) = self.known.lock().find(visitor, wanted) {
-            return Ok(Found::Account(account));
-        }
         let Some(email) = address(visitor.email) else {
-            return Ok(Found::NoAddress);
+            return Ok(Err(NoAccount::NoAddress));
         };
         let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
         let (user, name) = (text(visitor.user), text(name()?));
         let person = Person { terms: self.terms.clone(), user, email, name, wanted };
-        let account = Arc::new(Account::of_person(person));
-        self.known.lock().add(visitor.email, wanted, account.clone());
-        Ok(Found::Account(account))
+        Ok(Ok(Arc::new(Account::of_person(person))))
     }
 
     /// The strongest role that a visitor's groups give; `None` for who is in none of them.
@@ -493,9 +431,9 @@ mod tests {
 
     fn sign_in_as(groups: &[(&str, Role)]) -> SignInAs {
         let basic = format!("Basic {}", STANDARD.encode("sso@example.com:secret"));
-        let service = Accounts::none(None, &mut |_| ()).handed_over(basic.as_bytes());
+        let service = Accounts::none(None, &mut |_| ()).handed_over(basic.as_bytes(), 0);
         let groups = groups.iter().map(|(name, role)| ((*name).to_owned(), *role)).collect();
-        let service = Arc::new(service.expect("an account"));
+        let service = service.expect("an account");
         SignInAs::new(Terms { service, create: false, groups, raise: false })
     }
 
@@ -509,10 +447,7 @@ mod tests {
             groups: groups.as_bytes(),
             separator: Separator::Bar,
         };
-        match all.find(&visitor, || Ok::<_, ()>(b"A Name")) {
-            Ok(Found::Account(account)) => Some(account),
-            _ => None,
-        }
+        all.find(&visitor, || Ok::<_, ()>(b"A Name")).unwrap().ok()
     }
 
     #[test]
@@ -530,19 +465,16 @@ mod tests {
     }
 
     #[test]
-    fn a_person_is_one_account_in_whichever_order_they_come() {
+    fn a_person_is_one_account_whatever_their_role() {
         let all = sign_in_as(&ROLES);
         let get = |email, groups| found(&all, email, groups).expect("an account");
         let first = get("a@b.c", "npm-users");
-        let other = get("d@b.c", "npm-users");
-        assert!(Arc::ptr_eq(&first, &get("a@b.c", "npm-users")));
-        assert!(Arc::ptr_eq(&other, &get("d@b.c", "npm-users")));
-        assert!(Arc::ptr_eq(&first, &get("a@b.c", "npm-users")));
         // With another role they are the same account, to which another token belongs.
         let raised = get("a@b.c", "npm-admins");
         assert!(raised.key == first.key && raised.wanted() != first.wanted());
         assert!(get("A@B.c", "npm-users").key == first.key);
-        assert!(other.key != first.key && all.terms().service.key != first.key);
+        assert!(get("d@b.c", "npm-users").key != first.key);
+        assert!(all.terms().service.key != first.key);
     }
 
     #[test]
