@@ -163,6 +163,7 @@ impl RequestContext {
     /// # Errors
     ///
     /// When memory is out.
+    #[inline(always)]
     pub fn authorize(
         &mut self,
         request: &mut Request,

@@ -71,7 +71,8 @@ extern "C" fn postconfiguration(_: *mut ngx_conf_t) -> ngx_int_t {
 unsafe extern "C" fn header_filter(r: *mut ngx_http_request_t) -> ngx_int_t {
     // SAFETY: nginx passes a valid request.
     let request = unsafe { Request::from_ngx_http_request(r) };
-    if look_at(request).is_err() {
+    let is_on = matches!(TokenInject::location_conf(request.as_ref()), Some(Directive::On(_)));
+    if is_on && request.is_main() && look_at(request).is_err() {
         return Status::NGX_ERROR.into();
     }
     // SAFETY: set before any request, to the filter that nginx had at the top.
@@ -85,40 +86,47 @@ unsafe extern "C" fn header_filter(r: *mut ngx_http_request_t) -> ngx_int_t {
 unsafe extern "C" fn body_filter(r: *mut ngx_http_request_t, input: *mut ngx_chain_t) -> ngx_int_t {
     // SAFETY: nginx passes a valid request.
     let request = unsafe { Request::from_ngx_http_request(r) };
-    let mut output = input;
-    if let Some(page) = open_page(request) {
-        output = match page.filter(request.pool(), input) {
-            Ok(output) => output,
-            Err(OutOfMemory) => return Status::NGX_ERROR.into(),
-        };
-        if page.is_done() {
-            set_open_page(request, ptr::null_mut());
-        }
-        // All of it is held back for now.
-        if output.is_null() && !input.is_null() {
-            return Status::NGX_OK.into();
-        }
+    match open_page(request) {
+        Some(page) => filter_page(request, page, input),
+        None => next_body_filter(request, input),
     }
+}
+
+#[inline(never)]
+fn filter_page(request: &mut Request, page: &mut OpenPage, input: *mut ngx_chain_t) -> ngx_int_t {
+    let Ok(output) = page.filter(request.pool(), input) else {
+        return Status::NGX_ERROR.into();
+    };
+    if page.is_done() {
+        set_open_page(request, ptr::null_mut());
+    }
+    // All of it is held back for now.
+    match output.is_null() && !input.is_null() {
+        true => Status::NGX_OK.into(),
+        false => next_body_filter(request, output),
+    }
+}
+
+fn next_body_filter(request: &mut Request, output: *mut ngx_chain_t) -> ngx_int_t {
     // SAFETY: as in header_filter.
     match unsafe { NEXT_BODY_FILTER } {
         // SAFETY: as nginx calls it.
-        Some(next) => unsafe { next(r, output) },
+        Some(next) => unsafe { next(request.as_mut(), output) },
         None => Status::NGX_OK.into(),
     }
 }
 
-/// Looks at a response that is about to begin.
+/// Looks at a main request's response that is about to begin.
+#[inline(never)]
 fn look_at(request: &mut Request) -> Result<(), OutOfMemory> {
-    if !request.is_main() {
-        return Ok(());
-    }
     let Some(Directive::On(settings)) = TokenInject::location_conf(request.as_ref()) else {
         return Ok(());
     };
     if may_be_page(request.as_ref()) {
         restrict_framing(request, &settings.framing)?;
     }
-    let Some(context) = RequestContext::of(request) else {
+    let own = RequestContext::of_main(request).filter(|context| context.is_of(settings));
+    let Some(context) = own else {
         return Ok(());
     };
     let (page, has_token) = (context.page, context.token.is_some());

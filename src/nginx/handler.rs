@@ -34,7 +34,7 @@ use super::TokenInject;
 use crate::sso::accounts::{Account, Authorization, NoAccount, Visitor};
 use crate::sso::npm::Role;
 use crate::sso::origin::Target;
-use crate::sso::token::is_live_npm_token;
+use crate::sso::token::{is_live_npm_token, Millis};
 
 /// The handler of the rewrite phase: takes back what the module did to a request in the
 /// location that it has been redirected from.
@@ -45,14 +45,16 @@ use crate::sso::token::is_live_npm_token;
 pub extern "C" fn take_back(r: *mut ngx_http_request_t) -> ngx_int_t {
     // SAFETY: nginx passes a request that is valid for the call.
     let request = unsafe { Request::from_ngx_http_request(r) };
-    let result = if !request.is_main() {
-        authorize_subrequest(request)
-    } else {
+    let is_main = request.is_main();
+    if is_main {
         granted::note_route(request);
-        match request.as_ref().internal() {
-            0 => Ok(()),
-            _ => context::take_back(request),
-        }
+    }
+    let result = match is_main {
+        true if request.as_ref().internal() == 0 => Ok(()),
+        true => context::take_back(request),
+        // As for the question to Authentik, most often.
+        false if !is_concerned(request) => Ok(()),
+        false => authorize_subrequest(request),
     };
     match result {
         Ok(()) => Status::NGX_DECLINED.into(),
@@ -60,10 +62,17 @@ pub extern "C" fn take_back(r: *mut ngx_http_request_t) -> ngx_int_t {
     }
 }
 
+/// Whether the module has to do with a subrequest: with where it goes, or with its main request.
+fn is_concerned(request: &Request) -> bool {
+    RequestContext::of_main(request).is_some()
+        || matches!(TokenInject::location_conf(request.as_ref()), Some(Directive::On(_)))
+}
+
 /// A subrequest, as a mirror or a part of a page is, has the headers of the request that it is a part
 /// of. It gets the token of its main request in a location with the same directive, for that is the
 /// same NPM. In any other it gets none: nginx does not ask a subrequest's location for access, so
 /// that nobody says whose token it would be.
+#[inline(never)]
 fn authorize_subrequest(request: &mut Request) -> Result<(), OutOfMemory> {
     let on = |r: &ngx_http_request_t| match TokenInject::location_conf(r) {
         Some(Directive::On(settings)) => Some(settings.clone()),
@@ -153,16 +162,18 @@ fn decide(request: &mut Request) -> Result<Status, OutOfMemory> {
 }
 
 /// Meets a request for the first time in this location.
+#[inline(never)]
 fn begin(request: &mut Request, settings: &Settings) -> Result<Status, OutOfMemory> {
     if !granted::is_granted(request) {
         return Ok(Status::NGX_DECLINED);
     }
+    let now = now();
     let user = settings.user.evaluate(request).ok_or(OutOfMemory)?;
     if user.is_empty() {
         return Ok(Status::NGX_DECLINED);
     }
     let (sent, provenance) = headers_in::read(request);
-    let is_cross_site = provenance.is_cross_site(Target {
+    let is_cross_site = provenance.is_cross_site(|| Target {
         is_read: is_read(request),
         path: request.as_ref().uri.as_bytes(),
         may_be_framed: settings.framing.names_others(),
@@ -172,7 +183,7 @@ fn begin(request: &mut Request, settings: &Settings) -> Result<Status, OutOfMemo
     // Under `deny`, whoever has no account is denied whatever they send: that comes first.
     let account = match is_cross_site {
         true => None,
-        false => Some(find_account(request, settings, user)?),
+        false => Some(find_account(request, settings, user, now)?),
     };
     let page = match settings.browser {
         Some(_) if is_read(request) => match provenance.is_navigation() {
@@ -192,7 +203,7 @@ fn begin(request: &mut Request, settings: &Settings) -> Result<Status, OutOfMemo
     };
     context.page = page;
     match account {
-        Ok(account) => sign_in(request, context, settings, account),
+        Ok(account) => sign_in(request, context, settings, (account, now)),
         Err(why) => give_none(request, context, settings, why),
     }
 }
@@ -239,6 +250,7 @@ fn find_account(
     request: &Request,
     settings: &Settings,
     user: &[u8],
+    now: Millis,
 ) -> Result<Result<Arc<Account>, Why>, OutOfMemory> {
     static UNREADABLE: Throttle = Throttle::new();
 
@@ -248,10 +260,10 @@ fn find_account(
     if let Some(credentials) = &settings.credentials {
         let basic = credentials.evaluate(request).ok_or(OutOfMemory)?;
         if !basic.is_empty() {
-            if let Some(account) = accounts.handed_over(basic, now()) {
+            if let Some(account) = accounts.handed_over(basic, now) {
                 return Ok(Ok(account));
             }
-            if UNREADABLE.lets_through(now()) {
+            if UNREADABLE.lets_through(now) {
                 log_error!(
                     request.log(),
                     "credentials= is not \"Basic ...\" for Authentik user \"{}\"; set both of \
@@ -262,15 +274,14 @@ fn find_account(
         }
     }
 
-    let separator = settings.groups_separator;
-    let mut visitor = Visitor { user, separator, ..Visitor::default() };
+    let mut visitor = Visitor { user, separator: settings.groups_separator, ..Visitor::default() };
     if accounts.asks_for_email {
         visitor.email = settings.email(request)?;
     }
     if accounts.asks_for_groups {
         visitor.groups = settings.groups(request)?;
     }
-    let found = accounts.find(&visitor, || settings.name(request), now())?;
+    let found = accounts.find(&visitor, || settings.name(request), now)?;
     Ok(found.map_err(|why| match why {
         NoAccount::NoneFits => Why::NoAccount,
         NoAccount::NoAddress => Why::NoAddress,
@@ -283,10 +294,10 @@ fn sign_in(
     request: &mut Request,
     context: &mut RequestContext,
     settings: &Settings,
-    account: Arc<Account>,
+    (account, now): (Arc<Account>, Millis),
 ) -> Result<Status, OutOfMemory> {
     let own = own_token(settings, &context.sent);
-    let found = logins::find_and_count(&mut settings.zone.lock(), &account, own.is_some());
+    let found = logins::find_and_count(&mut settings.zone.lock(), &account, own.is_some(), now);
     let claim = match found {
         Found::Token { token, renew } => {
             if renew {
@@ -305,7 +316,7 @@ fn sign_in(
     };
     let ticket = claim.and_then(|claim| logins::wait(request, settings.zone, &account, claim));
     context.account = Some(account);
-    context.waiting_since = now();
+    context.waiting_since = now;
     let Some(ticket) = ticket else {
         return give_none(request, context, settings, Why::Failure);
     };
@@ -319,6 +330,7 @@ fn sign_in(
 }
 
 /// Goes on with a request that has waited for a login.
+#[inline(never)]
 fn resume(
     request: &mut Request,
     context: &mut RequestContext,
@@ -349,6 +361,7 @@ fn resume(
 
 /// There is a token: the request goes on with it, or with an administrator's own one. Only the one
 /// request whose answer would be a token is answered here, so that none gets into the browser.
+#[inline(always)]
 fn succeed(
     request: &mut Request,
     context: &mut RequestContext,

@@ -50,6 +50,7 @@ impl Name {
         Self { usual, lowercase, hash }
     }
 
+    #[inline(always)]
     fn is_of(&self, header: &ngx_table_elt_t) -> bool {
         if header.hash != self.hash || header.key.len != self.usual.len() {
             return false;
@@ -84,6 +85,7 @@ impl Sent {
 }
 
 /// Reads what matters of a request's headers, all in one go.
+#[inline(always)]
 pub fn read(request: &Request) -> (Sent, Provenance<'_>) {
     let r: &ngx_http_request_t = request.as_ref();
     let mut sent = Sent::NONE;
@@ -158,6 +160,7 @@ fn exchange_conditions(r: &mut ngx_http_request_t, mut conditions: Conditions) -
 /// # Errors
 ///
 /// When memory is out. The request must not go on then: what the client sent may still be there.
+#[inline(always)]
 pub fn change(
     request: &mut Request,
     sent: Sent,
@@ -260,6 +263,7 @@ pub fn is_authorized(request: &Request, value: Option<ngx_str_t>) -> bool {
     header.map(|header| header.value.data) == value.map(|value| value.data)
 }
 
+#[inline(always)]
 fn add_authorization(r: &mut ngx_http_request_t, value: ngx_str_t) -> Result<(), OutOfMemory> {
     // SAFETY: all zeros is a header without a name, which is set below. nginx does not write to
     // the names.
@@ -279,6 +283,7 @@ fn add_authorization(r: &mut ngx_http_request_t, value: ngx_str_t) -> Result<(),
 /// Elements cannot be taken out of a list in place: nginx holds pointers to others behind them,
 /// and a part that becomes empty is read all the same (`ngx_http_proxy_create_request`). The old
 /// elements stay where those pointers expect them.
+#[inline(never)]
 fn leave_out(r: &mut ngx_http_request_t, whole_page: bool) -> Result<ngx_list_t, OutOfMemory> {
     let is_left_out = |header: &ngx_table_elt_t| {
         AUTHORIZATION.is_of(header)

@@ -97,17 +97,21 @@ pub enum Found {
 
 /// As [`find`], for a request that has not asked before. It counts if it goes on with the token,
 /// and not with its own, which an administrator's does if it `has_own`.
-pub fn find_and_count(table: &mut Table, account: &Account, has_own: bool) -> Found {
-    look_up(table, account, |role| !has_own || role != Role::Administrator)
+pub fn find_and_count(table: &mut Table, account: &Account, has_own: bool, now: Millis) -> Found {
+    look_up(table, account, now, |role| !has_own || role != Role::Administrator)
 }
 
 /// Asks the table for an account's token, on behalf of this worker.
 fn find(table: &mut Table, account: &Account) -> Found {
-    look_up(table, account, |_| false)
+    look_up(table, account, now(), |_| false)
 }
 
-fn look_up(table: &mut Table, account: &Account, counts: impl FnOnce(Role) -> bool) -> Found {
-    let now = now();
+fn look_up(
+    table: &mut Table,
+    account: &Account,
+    now: Millis,
+    counts: impl FnOnce(Role) -> bool,
+) -> Found {
     let mut hint = account.hint.load(Ordering::Relaxed);
     let (wanted, claim) = (account.wanted(), || claim(account, now));
     let found = match table.access(&account.key, wanted, &mut hint, now, claim, is_alive) {

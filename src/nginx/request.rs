@@ -74,7 +74,17 @@ pub fn is_api(request: &Request) -> bool {
 
 /// Whether NPM may answer this request with a token.
 pub fn asks_for_token(request: &Request) -> bool {
-    is_read(request) && path::is_tokens(request.as_ref().uri.as_bytes())
+    let path = request.as_ref().uri.as_bytes();
+    is_read(request)
+        && (may_be_encoded(request) || path::may_be_tokens(path))
+        && path::is_tokens(path)
+}
+
+/// Whether anything in the path may be, or have been, encoded (RFC 3986, section 2.1). Not where it is
+/// still the one of the request line, in which there was no `%` (`ngx_http_process_request_uri`).
+fn may_be_encoded(request: &Request) -> bool {
+    let r: &ngx_http_request_t = request.as_ref();
+    r.valid_unparsed_uri() == 0 || r.quoted_uri() != 0
 }
 
 /// Whether it came by https.

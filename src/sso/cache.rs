@@ -638,25 +638,29 @@ impl Table {
     }
 
     /// The account's slot, the least recently used one being made its own if it has none.
+    #[inline]
     fn slot(&mut self, key: &AccountKey, hint: &mut Hint, now: Millis) -> &mut Slot {
         self.clock += 1;
-        let clock = self.clock;
-        let index = match self.slots.get(*hint) {
-            Some(slot) if slot.used != 0 && slot.key == key.0 => *hint,
-            _ => self.find(key).unwrap_or_else(|| self.make_room(key, now)),
-        };
-        *hint = index;
-        if self.newest != Link::to(index) {
-            self.change_links(|table| {
-                table.leave_order(index);
-                table.enter_order(index);
-            });
+        if !self.slots.get(*hint).is_some_and(|slot| slot.used != 0 && slot.key == key.0) {
+            *hint = self.find(key).unwrap_or_else(|| self.make_room(key, now));
         }
-        let slot = &mut self.slots[index];
-        slot.used = clock;
+        if self.newest != Link::to(*hint) {
+            self.make_newest(*hint);
+        }
+        let slot = &mut self.slots[*hint];
+        slot.used = self.clock;
         slot
     }
 
+    #[inline(never)]
+    fn make_newest(&mut self, index: usize) {
+        self.change_links(|table| {
+            table.leave_order(index);
+            table.enter_order(index);
+        });
+    }
+
+    #[inline(never)]
     fn find(&mut self, key: &AccountKey) -> Option<usize> {
         self.mend();
         let mut link = self.slots[self.bucket(key)].first;
@@ -672,6 +676,7 @@ impl Table {
         None
     }
 
+    #[inline(never)]
     fn make_room(&mut self, key: &AccountKey, now: Millis) -> usize {
         let bucket = self.bucket(key);
         let mut made = 0;

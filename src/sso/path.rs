@@ -17,20 +17,17 @@ pub fn is_api(path: &[u8]) -> bool {
 
 /// Whether it may be `/api/tokens`: nothing else in NPM ends like that, in its API or in its UI.
 pub fn is_tokens(path: &[u8]) -> bool {
-    // Most end otherwise, whatever was before.
-    let is_plain =
-        !matches!(path, [.., b'/' | b'.']) && !path.iter().any(|b| matches!(b, b'%' | b'?' | b'#'));
-    if is_plain {
-        let (_, end) = path.split_at(path.len().saturating_sub(TOKENS.len()));
-        return end.eq_ignore_ascii_case(TOKENS) && last_segment(path).len() == TOKENS.len();
-    }
     let path = decoded(path);
     // What was encoded may begin the query where it is passed on as it is.
     let before_query = path.split(|b| b"?#".contains(b)).next().unwrap_or_default();
-    [before_query, &path].iter().any(|path| last_segment(path).eq_ignore_ascii_case(TOKENS))
+    [before_query, &path].iter().any(|path| last_segment(path).eq_ignore_ascii_case(b"tokens"))
 }
 
-const TOKENS: &[u8] = b"tokens";
+/// Whether a path in which nothing was encoded ends as those of which [`is_tokens`] is true may end. A
+/// look at its end is enough to say no of most.
+pub fn may_be_tokens(path: &[u8]) -> bool {
+    matches!(path, [.., b'n' | b'N', b's' | b'S'] | [.., b'/' | b'.'])
+}
 
 /// The last segment that is left when slashes are collapsed and dots resolved (RFC 3986, section
 /// 5.2.4).
@@ -99,6 +96,7 @@ mod tests {
             "/x?y/api/tokens",
         ] {
             assert!(is_tokens(path.as_bytes()), "{path}");
+            assert!(may_be_tokens(path.as_bytes()) || path.contains(['%', '?', '#']), "{path}");
         }
         for path in [
             "",
