@@ -24,10 +24,10 @@ newer_module := $$(.ci/module '$(newer_nginx)' build/newer/src)
 with = module=$(2) && TEST_NGINX='$(1)' TEST_NGINX_MODULE="$$module" exec
 
 .NOTPARALLEL:
-.PHONY: help setup-build setup-test module image test-image debian newer test test-npm demo soak bench lint clean
+.PHONY: help setup-build setup-test setup-bench module image test-image debian newer peers test test-npm demo soak bench lint clean
 
 # What the other targets need: system packages that are missing are installed where that is possible.
-setup-build setup-test: setup-%:
+setup-build setup-test setup-bench: setup-%:
 	@.ci/setup $*
 
 ## make module         build/nginx, and the module for it: the loader, which nginx loads, and beside
@@ -98,9 +98,17 @@ demo: setup-build
 soak: setup-build
 	@$(call with,$(nginx),$(module)) cargo run --locked --quiet -p testbed --bin soak
 
-## make bench          the side-by-side tables
-bench: setup-build
-	@$(call with,$(nginx),$(module)) cargo bench --locked
+# What people would put into the module's place, as Debian has it for its nginx.
+peers := libnginx-mod-http-ndk libnginx-mod-http-lua libnginx-mod-http-js lua-resty-core \
+         lua-resty-lrucache libluajit2-5.1-2 libpcre3
+libraries := $(CURDIR)/build/peers/usr/lib/$(shell uname -m)-linux-gnu:$(CURDIR)/build/peers/lib/$(shell uname -m)-linux-gnu
+
+peers: debian
+	@.ci/unpack build/peers $(peers)
+
+## make bench          the side-by-side tables, on Debian's nginx
+bench: setup-bench debian peers
+	@$(call with,$(debian_nginx),$(debian_module)) env LD_LIBRARY_PATH='$(libraries)' cargo bench --locked
 
 ## make lint           formatting, clippy with warnings as errors, the Rust that the packages need
 lint: setup-test

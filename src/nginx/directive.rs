@@ -1,5 +1,6 @@
 //! How the directives are written: parsing, and every error of it.
 
+use std::cell::RefCell;
 use std::ffi::{c_char, c_void, OsStr};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
@@ -382,6 +383,7 @@ fn parse(cf: &mut ngx_conf_t, before: &Directive) -> Result<Directive, Directive
         groups: Identity::new("authentik_groups", groups),
         groups_separator,
         name: Identity::new("authentik_name", name),
+        markers: RefCell::default(),
         variables,
         place: place(cf),
     });

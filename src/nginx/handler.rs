@@ -281,7 +281,7 @@ fn find_account(
     if accounts.asks_for_groups {
         visitor.groups = settings.groups(request)?;
     }
-    let found = accounts.find(&visitor, || settings.name(request), now)?;
+    let found = accounts.find(visitor, || settings.name(request), now)?;
     Ok(found.map_err(|why| match why {
         NoAccount::NoneFits => Why::NoAccount,
         NoAccount::NoAddress => Why::NoAddress,

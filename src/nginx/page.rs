@@ -15,7 +15,7 @@ use super::process::now;
 use super::request::Request;
 use super::respond::{forbid_keeping, headers, is_html};
 use super::settings::Settings;
-use crate::sso::marker::Marker;
+use crate::sso::marker::{self, Marker};
 use crate::sso::page::{self, Place, Scanner, HELD_MAX};
 
 /// Makes a response of status 200 ready for the script, if it is a page that can take it. Returns
@@ -75,8 +75,14 @@ fn opening_script(request: &Request, settings: &Settings) -> Result<ngx_str_t, O
 /// The marker of the user whose request this is.
 pub fn marker(request: &Request, settings: &Settings) -> Result<Marker, OutOfMemory> {
     let user = settings.user.evaluate(request).ok_or(OutOfMemory)?;
-    let key = settings.zone.lock().marker_key();
-    Ok(Marker::of(user, &key, now()))
+    let now = now();
+    let mut markers = settings.markers.borrow_mut();
+    let token = markers.find([user], now).unwrap_or_else(|| {
+        let token = marker::token(user, &settings.zone.lock().marker_key());
+        markers.add([user], token.clone(), now);
+        token
+    });
+    Ok(Marker::new(token, now))
 }
 
 fn encoding(r: &ngx_http_request_t) -> Option<ngx_str_t> {

@@ -1,6 +1,6 @@
 //! What the directive means for a location.
 
-use std::cell::OnceCell;
+use std::cell::{OnceCell, RefCell};
 use std::ffi::c_void;
 use std::rc::Rc;
 
@@ -14,6 +14,7 @@ use super::zone::Zone;
 use crate::sso::accounts::Accounts;
 use crate::sso::framing::Framing;
 use crate::sso::groups::Separator;
+use crate::sso::known::Known;
 
 /// What the module knows of the whole configuration.
 #[derive(Default)]
@@ -111,6 +112,8 @@ pub struct Settings {
     pub groups: Identity,
     pub groups_separator: Separator,
     pub name: Identity,
+    /// The markers' tokens of those whose pages have opened.
+    pub markers: RefCell<Known<String, 1>>,
     /// Whether the user may be one that the client says.
     pub trust_headers: bool,
     /// The variables that the parameters name, with the parameter.

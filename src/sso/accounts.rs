@@ -299,24 +299,37 @@ impl Accounts {
     /// # Errors
     ///
     /// Those of `name`.
+    #[inline(always)]
     pub fn find<'a, E>(
         &self,
-        visitor: &Visitor,
+        visitor: Visitor,
         name: impl FnOnce() -> Result<&'a [u8], E>,
         now: Millis,
     ) -> Result<Result<Arc<Account>, NoAccount>, E> {
-        let said = [visitor.user, visitor.email, visitor.groups];
-        if let Some(account) = self.visitors.borrow_mut().find(said, now) {
-            return Ok(Ok(account));
+        let Visitor { user, email, groups, .. } = visitor;
+        let known = self.visitors.borrow_mut().find([user, email, groups], now);
+        match known {
+            Some(account) => Ok(Ok(account)),
+            None => self.find_anew(visitor, name, now),
         }
-        let rule = self.rules.iter().find(|(matcher, _)| matcher.fits(visitor));
+    }
+
+    #[inline(never)]
+    fn find_anew<'a, E>(
+        &self,
+        visitor: Visitor,
+        name: impl FnOnce() -> Result<&'a [u8], E>,
+        now: Millis,
+    ) -> Result<Result<Arc<Account>, NoAccount>, E> {
+        let rule = self.rules.iter().find(|(matcher, _)| matcher.fits(&visitor));
         let found = match (rule, &self.sign_in_as) {
             (Some((_, account)), _) => Ok(account.clone()),
-            (None, Some(sign_in_as)) => sign_in_as.find(visitor, name)?,
+            (None, Some(sign_in_as)) => sign_in_as.find(&visitor, name)?,
             (None, None) => Err(NoAccount::NoneFits),
         };
         if let Ok(account) = &found {
-            self.visitors.borrow_mut().add(said, account.clone(), now);
+            let Visitor { user, email, groups, .. } = visitor;
+            self.visitors.borrow_mut().add([user, email, groups], account.clone(), now);
         }
         Ok(found)
     }
@@ -719,7 +732,7 @@ mod tests {
             groups: groups.as_bytes(),
             separator: Separator::Bar,
         };
-        let found = accounts.find(&visitor, || Ok::<_, ()>(b""), 0).unwrap();
+        let found = accounts.find(visitor, || Ok::<_, ()>(b""), 0).unwrap();
         found.ok().map(|account| account.credentials.identity.clone())
     }
 

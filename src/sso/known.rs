@@ -38,6 +38,7 @@ struct Entry<T, const N: usize> {
 }
 
 impl<T, const N: usize> Entry<T, N> {
+    #[inline(always)]
     fn is_of(&self, texts: &[&[u8]; N]) -> bool {
         let is_same = |own: &[u8], text: &[u8]| {
             // Most often there is nothing to compare in some of them.
@@ -61,14 +62,14 @@ impl<T, const N: usize> Default for Known<T, N> {
 
 impl<T: Clone, const N: usize> Known<T, N> {
     /// What was found by these texts before.
-    #[inline]
+    #[inline(always)]
     pub fn find(&mut self, texts: [&[u8]; N], now: Millis) -> Option<T> {
         if !is_recent(self.since, now, GENERATION) {
             self.turn(now);
         }
         match &self.last {
             Some(last) if last.is_of(&texts) => Some(last.found.clone()),
-            _ => self.look_up(&texts),
+            _ => self.look_up(texts),
         }
     }
 
@@ -84,12 +85,12 @@ impl<T: Clone, const N: usize> Known<T, N> {
     }
 
     #[cold]
-    fn look_up(&mut self, texts: &[&[u8]; N]) -> Option<T> {
+    fn look_up(&mut self, texts: [&[u8]; N]) -> Option<T> {
         let hash = self.hasher.hash_one(texts);
         if let Some(entry) = self.before.remove(&hash) {
             self.recent.entry(hash).or_insert(entry);
         }
-        let entry = self.recent.get(&hash).filter(|entry| entry.is_of(texts))?;
+        let entry = self.recent.get(&hash).filter(|entry| entry.is_of(&texts))?;
         self.last = Some(entry.clone());
         Some(entry.found.clone())
     }

@@ -37,9 +37,9 @@ pub struct Marker {
 }
 
 impl Marker {
-    /// The marker of an Authentik user, as of `now`.
-    pub fn of(user: &[u8], key: &MarkerKey, now: Millis) -> Self {
-        Self { token: token(user, key), expires: iso8601(now + LIFE) }
+    /// The marker of an Authentik user, as of `now`, with the [`token`] of that user.
+    pub fn new(token: String, now: Millis) -> Self {
+        Self { token, expires: iso8601(now + LIFE) }
     }
 
     /// The body of the answer.
@@ -49,7 +49,8 @@ impl Marker {
     }
 }
 
-fn token(user: &[u8], key: &MarkerKey) -> String {
+/// What tells an Authentik user's marker from those of others.
+pub fn token(user: &[u8], key: &MarkerKey) -> String {
     // HMAC takes keys of any length.
     let mac = Hmac::<Sha256>::new_from_slice(key).map(|mac| mac.chain_update(user).finalize());
     let mac = mac.map(|mac| URL_SAFE_NO_PAD.encode(mac.into_bytes())).unwrap_or_default();
@@ -65,7 +66,7 @@ mod tests {
 
     #[test]
     fn a_marker_is_one_users_and_as_unguessable_as_its_key() {
-        let marker = |user: &str, key: u8| Marker::of(user.as_bytes(), &[key; 32], NOW).token;
+        let marker = |user: &str, key: u8| token(user.as_bytes(), &[key; 32]);
         assert_eq!(marker("akadmin", 1), marker("akadmin", 1));
         assert_ne!(marker("akadmin", 1), marker("bob", 1));
         assert_ne!(marker("akadmin", 1), marker("akadmin", 2));
@@ -74,7 +75,7 @@ mod tests {
 
     #[test]
     fn a_marker_is_no_token_that_a_client_may_keep() {
-        let marker = Marker::of(b"akadmin", &[1; 32], NOW).token;
+        let marker = token(b"akadmin", &[1; 32]);
         assert!(!is_live_npm_token(format!("Bearer {marker}").as_bytes(), NOW));
         assert!(is_marker(format!("Bearer {marker}").as_bytes()));
         for other in ["", "Bearer ", "Bearer eyJ", &marker, "Basic npm-token-inject-"] {
@@ -84,7 +85,7 @@ mod tests {
 
     #[test]
     fn the_answer_has_npms_own_format() {
-        let json = Marker::of(b"akadmin", &[1; 32], NOW).to_json();
+        let json = Marker::new(token(b"akadmin", &[1; 32]), NOW).to_json();
         assert!(json.starts_with(r#"{"token":"npm-token-inject-"#), "{json}");
         assert!(json.ends_with(r#"","expires":"2023-11-16T22:13:20.000Z"}"#), "{json}");
     }

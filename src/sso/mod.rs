@@ -8,7 +8,7 @@ mod deadline;
 pub mod file;
 pub mod framing;
 pub mod groups;
-mod known;
+pub mod known;
 pub mod marker;
 pub mod npm;
 pub mod origin;

@@ -7,11 +7,14 @@
 use std::borrow::Cow;
 
 /// Whether it may be one of NPM's API, which has no pages.
+#[inline]
 pub fn is_api(path: &[u8]) -> bool {
     // As it usually is.
-    if let [b'/', b'a', b'p', b'i', b'/', ..] = path {
-        return true;
-    }
+    matches!(path, [b'/', b'a', b'p', b'i', b'/', ..]) || may_be_api(path)
+}
+
+#[inline(never)]
+fn may_be_api(path: &[u8]) -> bool {
     decoded(path).split(|&b| b == b'/').any(|segment| segment.eq_ignore_ascii_case(b"api"))
 }
 
