@@ -147,14 +147,24 @@ fn waiting() {
 }
 
 fn wait(requests: usize, workers: usize) -> Vec<String> {
-    const REQUEST: &str = "GET /api/users/me HTTP/1.1\r\nHost: localhost\r\n\r\n";
+    const REQUEST: &str = "GET /waits HTTP/1.1\r\nHost: localhost\r\n\r\n";
 
     let (upstream, npm) = (upstream::start(), Npm::builder().login_time(LOGIN_TIME).start());
     let secret = npm.secret("admin@example.com");
     let account = json!({"user": "akadmin", "identity": "admin@example.com", "secret": secret});
     let file = json!({"api": npm.url(), "timeout": "60s", "accounts": [account]});
     let nginx = upstream::host(&upstream)
+        .directive("npm_token_inject accounts.json;")
         .accounts(&file.to_string())
+        // Answered by nginx itself: a process may not have two connections for each.
+        .file("html/waits", "{}")
+        .location(
+            "= /waits",
+            "auth_request /auth;
+             auth_request_set $authentik_username $upstream_http_x_authentik_username;
+             npm_token_inject on;
+             root html;",
+        )
         .workers(workers)
         .worker_connections(30_000)
         .quiet()

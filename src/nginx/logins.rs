@@ -69,10 +69,11 @@ struct Pending {
     renewed: bool,
 }
 
-/// Those that wait for one account's token, in the order of their coming, and until when. (No clock
-/// that may be set tells that.)
+/// Those that wait for one account's token.
 struct Group {
     account: Arc<Account>,
+    /// And until when, in that order. (No clock that may be set tells that.) Who has left is taken out
+    /// when their turn comes: of thousands, no more than the first is looked at.
     waiting: VecDeque<(Ticket, Instant)>,
     /// Whether a thread of this worker's has been asked to log in.
     asked: bool,
@@ -182,7 +183,8 @@ pub fn wait(
         });
         group.asked |= claim;
         let ticket = waiting::enter(request);
-        group.waiting.push_back((ticket, deadline));
+        let place = group.waiting.partition_point(|&(_, other)| other <= deadline);
+        group.waiting.insert(place, (ticket, deadline));
         logins.arm_tick();
         Some(ticket)
     })
@@ -435,13 +437,16 @@ impl Logins {
         let mut claimed = Vec::new();
         let mut renewed = Vec::new();
         for group in self.groups.values_mut() {
-            group.waiting.retain(|&(ticket, deadline)| {
+            while let Some(&(ticket, deadline)) = group.waiting.front() {
                 let waits = waiting::waits(ticket);
-                if waits && deadline <= now {
+                if waits && deadline > now {
+                    break;
+                }
+                if waits {
                     waiting::call(ticket, Outcome::Failure);
                 }
-                waits && deadline > now
-            });
+                group.waiting.pop_front();
+            }
             if group.asked || group.waiting.is_empty() {
                 continue;
             }
