@@ -13,10 +13,14 @@ pub fn is_api(path: &[u8]) -> bool {
 
 /// Whether it may be `/api/tokens`: nothing else in NPM ends like that, in its API or in its UI.
 pub fn is_tokens(path: &[u8]) -> bool {
-    let path = decoded(path);
+    let is_name = |segment: &[u8]| segment.eq_ignore_ascii_case(b"tokens");
+    if path.contains(&b'%') {
+        // Which segment is the last depends on how often NPM decodes dots, slashes and marks.
+        return decoded(path).split(|b| b"/?#".contains(b)).any(is_name);
+    }
     // What was encoded may begin the query where it is passed on as it is.
     let before_query = path.split(|b| b"?#".contains(b)).next().unwrap_or_default();
-    [before_query, &path].iter().any(|path| last_segment(path).eq_ignore_ascii_case(b"tokens"))
+    [before_query, path].into_iter().any(|path| is_name(last_segment(path)))
 }
 
 /// The last segment that is left when slashes are collapsed and dots resolved (RFC 3986, section
@@ -84,6 +88,9 @@ mod tests {
             "/api/tokens%3fx/y",
             "/api/tokens#x",
             "/x?y/api/tokens",
+            // NPM's, when it is decoded once, and another when it is decoded twice.
+            "/api/tokens/%252e%252e/%2e%2e",
+            "/x%253f/../api/tokens%3fx/y",
         ] {
             assert!(is_tokens(path.as_bytes()), "{path}");
         }
