@@ -95,5 +95,5 @@ macro_rules! targets {
 
 targets! {
     accounts base_url basic build_id cache certificates framing groups library marker npm_login npm_me
-    npm_users origin page path script status token totp
+    npm_users origin page path script status token totp visitor
 }

@@ -10,6 +10,7 @@ mod origin;
 mod page;
 mod path;
 mod status;
+mod visitor;
 
 /// All of them, by their names, which are those of the folders in `corpus/`.
 pub const TARGETS: &[(&str, fn(&[u8]))] = &[
@@ -33,4 +34,5 @@ pub const TARGETS: &[(&str, fn(&[u8]))] = &[
     ("status", status::status),
     ("token", authorization::token),
     ("totp", configuration::totp),
+    ("visitor", visitor::visitor),
 ];
