@@ -12,4 +12,4 @@ mod targets;
 #[cfg(test)]
 mod tests;
 
-pub use targets::TARGETS;
+pub use targets::{Target, TARGETS};

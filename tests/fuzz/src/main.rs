@@ -5,7 +5,7 @@
 
 use std::sync::LazyLock;
 
-static TARGET: LazyLock<fn(&[u8])> = LazyLock::new(|| {
+static TARGET: LazyLock<fuzz::Target> = LazyLock::new(|| {
     let name = std::env::var("FUZZ_TARGET").unwrap_or_default();
     match fuzz::TARGETS.iter().find(|(target, _)| *target == name) {
         Some((_, target)) => *target,

@@ -4,7 +4,7 @@ use std::fs;
 use std::panic::{self, AssertUnwindSafe};
 use std::path::Path;
 
-use crate::TARGETS;
+use crate::{Target, TARGETS};
 
 /// How many changed texts each target gets.
 const CHANGED: usize = 3_000;
@@ -58,7 +58,7 @@ fn corpus(name: &str) -> Vec<Vec<u8>> {
 }
 
 /// Runs a target in a way that tells the text that breaks it.
-fn run(name: &str, target: fn(&[u8]), text: &[u8]) {
+fn run(name: &str, target: Target, text: &[u8]) {
     if let Err(cause) = panic::catch_unwind(AssertUnwindSafe(|| target(text))) {
         eprintln!("{name} is broken by b\"{}\"", text.escape_ascii());
         panic::resume_unwind(cause);

@@ -75,9 +75,7 @@ fn check(text: &[u8], document: &Value, separator: Separator) {
         };
         let fits = |rule: &&Value| match (&rule["user"], &rule["email"], &rule["group"]) {
             (Value::String(name), _, _) => name == "*" || *name == user,
-            (_, Value::String(address), _) => {
-                address.to_ascii_lowercase() == email.to_ascii_lowercase()
-            }
+            (_, Value::String(address), _) => address.eq_ignore_ascii_case(&email),
             (_, _, Value::String(group)) => names.contains(group),
             _ => panic!("an account of nobody: {rule}"),
         };

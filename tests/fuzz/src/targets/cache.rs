@@ -162,12 +162,11 @@ impl<B: Iterator<Item = u8>> Run<B> {
         let before = self.table.0.clone();
         let (what, n, lost) = (self.byte(), self.byte(), self.word());
         self.work(what, n % 16);
-        let mut changed = 0;
-        for (word, old) in self.table.0.iter_mut().zip(before).filter(|(word, old)| *word != old) {
-            if lost >> (changed % 64) & 1 != 0 {
+        let words = self.table.0.iter_mut().zip(before);
+        for (n, (word, old)) in words.filter(|(word, old)| *word != old).enumerate() {
+            if lost >> (n % 64) & 1 != 0 {
                 *word = old;
             }
-            changed += 1;
         }
         self.model.is_lost = true;
     }

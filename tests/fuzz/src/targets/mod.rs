@@ -12,8 +12,11 @@ mod path;
 mod status;
 mod visitor;
 
+/// What is made of any bytes. Panics where a promise is broken.
+pub type Target = fn(&[u8]);
+
 /// All of them, by their names, which are those of the folders in `corpus/`.
-pub const TARGETS: &[(&str, fn(&[u8]))] = &[
+pub const TARGETS: &[(&str, Target)] = &[
     ("accounts", accounts::file),
     ("base_url", configuration::base_url),
     ("basic", authorization::basic),
