@@ -24,7 +24,7 @@ newer_module := $$(.ci/module '$(newer_nginx)' build/newer/src)
 with = module=$(2) && TEST_NGINX='$(1)' TEST_NGINX_MODULE="$$module" exec
 
 .NOTPARALLEL:
-.PHONY: help setup-build setup-test setup-bench module image test-image debian newer peers test test-npm demo soak bench lint clean
+.PHONY: help setup-build setup-test setup-bench module image test-image debian newer peers test test-npm demo soak fuzz bench lint clean
 
 # What the other targets need: system packages that are missing are installed where that is possible.
 setup-build setup-test setup-bench: setup-%:
@@ -97,6 +97,14 @@ demo: setup-build
 ##      SOAK_SECONDS=N shorter, or longer
 soak: setup-build
 	@$(call with,$(nginx),$(module)) cargo run --locked --quiet -p testbed --bin soak
+
+## make fuzz           searches for texts that break what reads them, by coverage, ten minutes for each
+##                     kind; make test tries only those that are kept, and some thousand like them
+##      FUZZ_SECONDS=N shorter, or longer
+##      FUZZ_TARGETS="path page"
+##                     these kinds alone, of those in tests/fuzz/corpus
+fuzz: setup-build
+	@.ci/fuzz '$(or $(FUZZ_SECONDS),600)' $(FUZZ_TARGETS)
 
 # What people would put into the module's place, as Debian has it for its nginx.
 peers := libnginx-mod-http-ndk libnginx-mod-http-lua libnginx-mod-http-js lua-resty-core \

@@ -244,7 +244,22 @@ impl Accounts {
         // Now, for at a later reading it may be gone.
         npm::admin_port();
         let text = file::read(path, Content::Secret, warn).map_err(AccountsError::Read)?;
-        let file: AccountsFile = serde_json::from_slice(&text)
+        Self::read(&text, path, api, separator, warn)
+    }
+
+    /// The same, of a text that has been read from there.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::load`].
+    pub fn read(
+        text: &[u8],
+        path: &Path,
+        api: Option<BaseUrl>,
+        separator: Separator,
+        warn: &mut dyn FnMut(String),
+    ) -> Result<Self, AccountsError> {
+        let file: AccountsFile = serde_json::from_slice(text)
             .map_err(|error| AccountsError::Content(path.to_owned(), without_value(&error)))?;
 
         let folder = path.parent().unwrap_or(Path::new("/"));

@@ -440,7 +440,11 @@ impl Issuer {
     }
 
     /// The token in an answer that has just come.
-    pub(super) fn token_in(&self, answer: &[u8]) -> Result<Token, LoginError> {
+    ///
+    /// # Errors
+    ///
+    /// When it holds none that can be used.
+    pub fn token_in(&self, answer: &[u8]) -> Result<Token, LoginError> {
         match issued(answer, unix_millis())? {
             Issued::Token(token) => Ok(token),
             Issued::Challenge(_) => Err(LoginError::NotToken),
@@ -606,7 +610,7 @@ fn issued(answer: &[u8], sent_at: Millis) -> Result<Issued, LoginError> {
 
 /// NPM's answer to the question who one is. Empty where that is no user.
 #[derive(Default, Deserialize)]
-pub(super) struct Me {
+pub struct Me {
     #[serde(default)]
     pub id: Option<u64>,
     #[serde(default)]

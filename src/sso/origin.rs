@@ -101,7 +101,9 @@ fn is_same_origin(origin: &[u8], https: bool, host: &[u8]) -> bool {
 
 fn without_default_port(authority: &[u8], https: bool) -> &[u8] {
     let port: &[u8] = if https { b":443" } else { b":80" };
-    authority.strip_suffix(port).unwrap_or(authority)
+    // What has two ports is no browser's, and not the same as what has one.
+    let host = authority.strip_suffix(port).filter(|h| h.ends_with(b"]") || !h.contains(&b':'));
+    host.unwrap_or(authority)
 }
 
 #[cfg(test)]
@@ -251,6 +253,7 @@ mod tests {
             ("http://npm.example.com", false, "npm.example.com:80"),
             ("http://127.0.0.1:8181", false, "127.0.0.1:8181"),
             ("http://[::1]:8181", false, "[::1]:8181"),
+            ("http://[::1]", false, "[::1]:80"),
         ] {
             assert!(!from_origin(origin, https, host), "{origin} {host}");
         }
@@ -263,6 +266,7 @@ mod tests {
             ("https://npm.example.com:8443", true, "npm.example.com"),
             ("https://npm.example.com", true, "npm.example.com:8443"),
             ("https://npm.example.com:80", true, "npm.example.com"),
+            ("https://npm.example.com:8443:443", true, "npm.example.com:8443"),
             ("https://example.com", true, "npm.example.com"),
             ("https://evil.npm.example.com", true, "npm.example.com"),
             ("https://npm.example.com.evil.org", true, "npm.example.com"),

@@ -20,10 +20,14 @@ fn may_be_api(path: &[u8]) -> bool {
 
 /// Whether it may be `/api/tokens`: nothing else in NPM ends like that, in its API or in its UI.
 pub fn is_tokens(path: &[u8]) -> bool {
-    let path = decoded(path);
+    let is_name = |segment: &[u8]| segment.eq_ignore_ascii_case(b"tokens");
+    if path.contains(&b'%') {
+        // Which segment is the last depends on how often NPM decodes dots, slashes and marks.
+        return decoded(path).split(|b| b"/?#".contains(b)).any(is_name);
+    }
     // What was encoded may begin the query where it is passed on as it is.
     let before_query = path.split(|b| b"?#".contains(b)).next().unwrap_or_default();
-    [before_query, &path].iter().any(|path| last_segment(path).eq_ignore_ascii_case(b"tokens"))
+    [before_query, path].into_iter().any(|path| is_name(last_segment(path)))
 }
 
 /// Whether a path in which nothing was encoded ends as those of which [`is_tokens`] is true may end. A
@@ -97,6 +101,9 @@ mod tests {
             "/api/tokens%3fx/y",
             "/api/tokens#x",
             "/x?y/api/tokens",
+            // NPM's, when it is decoded once, and another when it is decoded twice.
+            "/api/tokens/%252e%252e/%2e%2e",
+            "/x%253f/../api/tokens%3fx/y",
         ] {
             assert!(is_tokens(path.as_bytes()), "{path}");
             assert!(may_be_tokens(path.as_bytes()) || path.contains(['%', '?', '#']), "{path}");

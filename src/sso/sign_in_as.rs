@@ -159,9 +159,9 @@ pub struct SignedIn {
 
 /// An NPM user, as NPM lists them.
 #[derive(Clone, Debug, Deserialize)]
-struct User {
-    id: u64,
-    email: String,
+pub struct User {
+    pub id: u64,
+    pub email: String,
     #[serde(default)]
     roles: Vec<String>,
     #[serde(default)]
@@ -282,11 +282,7 @@ impl Flow<'_> {
             (200, answer) => answer,
             (status, _) => return Err(self.refused(status)),
         };
-        let mut users: Vec<User> =
-            serde_json::from_slice(&users).map_err(|_| LoginError::NotUsers)?;
-        users.retain(|user| user.email.eq_ignore_ascii_case(&self.person.email));
-        users.sort_by_key(|user| user.id);
-        Ok(users)
+        users_with(&self.person.email, &users)
     }
 
     /// Makes the user. Others may do so at the same time, and NPM lets them: of several the oldest stays,
@@ -404,6 +400,18 @@ impl Flow<'_> {
             Err(error) => error,
         }
     }
+}
+
+/// The users of NPM's list who have this address, the oldest first.
+///
+/// # Errors
+///
+/// When it is no such list.
+pub fn users_with(email: &str, list: &[u8]) -> Result<Vec<User>, LoginError> {
+    let mut users: Vec<User> = serde_json::from_slice(list).map_err(|_| LoginError::NotUsers)?;
+    users.retain(|user| user.email.eq_ignore_ascii_case(email));
+    users.sort_by_key(|user| user.id);
+    Ok(users)
 }
 
 /// The first of some texts that says something, cut to so many characters.
