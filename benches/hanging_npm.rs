@@ -59,8 +59,7 @@ fn another_npm() {
         let (first, second) = (npm_of_many(), npm_of_many());
         let hangs = fault.is_some();
         fault.into_iter().for_each(|fault| first.fault(fault));
-        let secret = second.secret("admin@example.com");
-        let account = json!({"user": "akadmin", "identity": "admin@example.com", "secret": secret});
+        let account = json!({"user": "akadmin", "identity": identity(0), "secret": "secret"});
         let file = json!({"api": second.url(), "accounts": [account]});
         let host = proxy_host(&outpost.url(), &first.url())
             .accounts(&accounts_at(&first))

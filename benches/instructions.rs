@@ -201,7 +201,9 @@ fn load(names: &[&str]) -> String {
 /// signed in there is a user already, for to make one costs more.
 pub fn npm() -> Npm {
     let npm = Npm::builder().login_time(Duration::ZERO);
-    npm.administrator("akadmin@example.com", "akadmin-secret").start()
+    npm.administrator("admin@example.com", "admin-secret")
+        .administrator("akadmin@example.com", "akadmin-secret")
+        .start()
 }
 
 /// An accounts file for one user.
