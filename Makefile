@@ -102,11 +102,13 @@ soak: setup-build
 bench: setup-build
 	@$(call with,$(nginx),$(module)) cargo bench --locked
 
-## make lint           formatting, clippy with warnings as errors, the Rust that the packages need
+## make lint           formatting, clippy with warnings as errors, the packages: the Rust that they need, their
+##                     licences, where they come from, and advisories where those can be fetched
 lint: setup-test
 	cargo fmt --all --check
 	shellcheck --severity=warning .ci/* nginx-conf/npm-token-inject-doctor
 	.ci/rust-version
+	.ci/deny
 	cargo clippy --locked --workspace --all-targets -- -D warnings
 	cargo clippy --locked --release --features vendored --lib -- -D warnings
 	cargo clippy --locked --profile loader --package npm_token_inject_loader -- -D warnings
