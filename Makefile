@@ -24,7 +24,7 @@ newer_module := $$(.ci/module '$(newer_nginx)' build/newer/src)
 with = module=$(2) && TEST_NGINX='$(1)' TEST_NGINX_MODULE="$$module" exec
 
 .NOTPARALLEL:
-.PHONY: help setup-build setup-test module image test-image debian newer test test-npm demo soak bench lint clean
+.PHONY: help setup-build setup-test module image test-image test-reproducible debian newer test test-npm demo soak bench lint clean
 
 # What the other targets need: system packages that are missing are installed where that is possible.
 setup-build setup-test: setup-%:
@@ -45,6 +45,11 @@ image:
 ## make test-image     the same by buildah, on a small image with Debian's nginx
 test-image: debian
 	@.ci/test-image
+
+## make test-reproducible
+##                     whether builds in two folders are the same, byte for byte
+test-reproducible: debian
+	@.ci/test-reproducible '$(debian_nginx)' build/debian/usr/share/nginx/src
 
 # Debian's nginx and its source, in build/debian.
 debian: setup-build
@@ -102,8 +107,8 @@ soak: setup-build
 bench: setup-build
 	@$(call with,$(nginx),$(module)) cargo bench --locked
 
-## make lint           formatting, clippy with warnings as errors, the packages: the Rust that they need, their
-##                     licences, where they come from, and advisories where those can be fetched
+## make lint           formatting, clippy with warnings as errors, and the packages: the Rust that they
+##                     need, their licences, where they are from, advisories where those can be had
 lint: setup-test
 	cargo fmt --all --check
 	shellcheck --severity=warning .ci/* nginx-conf/npm-token-inject-doctor
