@@ -24,10 +24,10 @@ newer_module := $$(.ci/module '$(newer_nginx)' build/newer/src)
 with = module=$(2) && TEST_NGINX='$(1)' TEST_NGINX_MODULE="$$module" exec
 
 .NOTPARALLEL:
-.PHONY: help setup-build setup-test setup-bench module image test-image debian newer peers test test-npm demo soak fuzz bench lint clean
+.PHONY: help setup-build setup-test setup-lint setup-bench module image test-image test-reproducible debian newer peers test test-npm demo soak fuzz bench lint clean
 
 # What the other targets need: system packages that are missing are installed where that is possible.
-setup-build setup-test setup-bench: setup-%:
+setup-build setup-test setup-lint setup-bench: setup-%:
 	@.ci/setup $*
 
 ## make module         build/nginx, and the module for it: the loader, which nginx loads, and beside
@@ -45,6 +45,11 @@ image:
 ## make test-image     the same by buildah, on a small image with Debian's nginx
 test-image: debian
 	@.ci/test-image
+
+## make test-reproducible
+##                     whether builds in two folders are the same, byte for byte
+test-reproducible: debian
+	@.ci/test-reproducible '$(debian_nginx)' build/debian/usr/share/nginx/src
 
 # Debian's nginx and its source, in build/debian.
 debian: setup-build
@@ -118,11 +123,13 @@ peers: debian
 bench: setup-bench debian peers
 	@$(call with,$(debian_nginx),$(debian_module)) env LD_LIBRARY_PATH='$(libraries)' cargo bench --locked
 
-## make lint           formatting, clippy with warnings as errors, the Rust that the packages need
-lint: setup-test
+## make lint           formatting, clippy with warnings as errors, and the packages: the Rust that they
+##                     need, their licences, where they are from, advisories where those can be had
+lint: setup-lint
 	cargo fmt --all --check
 	shellcheck --severity=warning .ci/* nginx-conf/npm-token-inject-doctor
 	.ci/rust-version
+	.ci/deny
 	cargo clippy --locked --workspace --all-targets -- -D warnings
 	cargo clippy --locked --release --features vendored --lib -- -D warnings
 	cargo clippy --locked --profile loader --package npm_token_inject_loader -- -D warnings

@@ -4,6 +4,8 @@
 //! misplaces bits of `ngx_http_request_t` since nginx 1.29.5. (The build of the module for the same
 //! headers runs a newer one, and passes the same check.)
 
+extern crate bindgen_of_nginx_sys as bindgen;
+
 #[allow(dead_code)]
 #[path = "../src/nginx/layout.rs"]
 mod layout;
