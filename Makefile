@@ -98,7 +98,8 @@ demo: setup-build
 	@$(call with,$(nginx),$(module)) cargo run --locked --quiet -p testbed --bin demo
 
 ## make soak [NGINX=... [MODULE=...]]
-##                     ten minutes of mixed traffic, reloads and faults: what failed, and memory
+##                     ten minutes of mixed traffic and of all that may go wrong: what failed, what
+##                     the module did, and what nginx weighs
 ##      SOAK_SECONDS=N shorter, or longer
 soak: setup-build
 	@$(call with,$(nginx),$(module)) cargo run --locked --quiet -p testbed --bin soak

@@ -32,7 +32,9 @@ pub use headers::Headers;
 pub use nginx::{ConfigTest, Nginx};
 pub use npm::{Fault, Npm, Release};
 pub use outpost::{Outpost, Session, Visitor};
-pub use proxy_host::{npm_proxy_host, proxy_host, AccessList, NPM_HTTP, NPM_LOCATION};
+pub use proxy_host::{
+    another_proxy_host, npm_proxy_host, proxy_host, AccessList, NPM_HTTP, NPM_LOCATION,
+};
 pub use server::{Request, Response, Server};
 pub use target::Target;
 pub use tls::Tls;

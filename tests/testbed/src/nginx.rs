@@ -3,7 +3,7 @@
 use std::env;
 use std::ffi::OsStr;
 use std::fs::{self, File, OpenOptions};
-use std::io::{self, Write};
+use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::net::TcpStream;
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::os::unix::process::{CommandExt, ExitStatusExt};
@@ -104,7 +104,7 @@ pub struct Builder {
     directive: Option<String>,
     files: Vec<(String, Vec<u8>, u32)>,
     tls: Option<Arc<Tls>>,
-    quiet: bool,
+    log_level: Option<&'static str>,
     admin_port: Option<String>,
     run_by: Vec<String>,
 }
@@ -240,8 +240,14 @@ impl Builder {
 
     /// Logs errors alone, not at debug level.
     #[must_use]
-    pub fn quiet(mut self) -> Self {
-        self.quiet = true;
+    pub fn quiet(self) -> Self {
+        self.log_level("error")
+    }
+
+    /// Logs at this level, not at debug level.
+    #[must_use]
+    pub fn log_level(mut self, level: &'static str) -> Self {
+        self.log_level = Some(level);
         self
     }
 
@@ -335,7 +341,7 @@ impl Builder {
         let master = if self.single_process { "off" } else { "on" };
         push_line(&mut main, &format!("daemon off;\nmaster_process {master};"));
         push_line(&mut main, &format!("worker_processes {};", self.worker_count()));
-        let level = if self.quiet { "error" } else { "debug" };
+        let level = self.log_level.unwrap_or("debug");
         push_line(&mut main, &format!("pid nginx.pid;\nerror_log error.log {level};"));
         push_line(&mut main, &self.main);
 
@@ -546,8 +552,8 @@ impl Nginx {
     /// When they do not; with the error log.
     pub fn reload(&self) {
         let old = self.worker_pids();
-        let logged = self.error_log().len();
-        let log = || self.error_log().get(logged..).unwrap_or_default().to_owned();
+        let logged = self.error_log_length();
+        let log = || self.error_log_from(logged);
         self.signal(libc::SIGHUP);
         let mut refused = false;
         let taken_over = happens(TIMEOUT, || {
@@ -573,10 +579,31 @@ impl Nginx {
         });
     }
 
+    /// All processes that the master has started and that run, those that are shutting down among
+    /// them.
+    pub fn child_pids(&self) -> Vec<u32> {
+        children_of(self.master_pid())
+    }
+
     /// The error log so far, with what nginx said before it had one. At debug level, where nginx
     /// was built with it.
     pub fn error_log(&self) -> String {
         ["stderr", "error.log"].map(|name| self.read(name)).concat()
+    }
+
+    /// How many bytes nginx has logged since it had a log.
+    pub fn error_log_length(&self) -> u64 {
+        fs::metadata(self.dir().join("error.log")).map_or(0, |file| file.len())
+    }
+
+    /// What nginx has logged from that byte on. A log may be long.
+    pub fn error_log_from(&self, start: u64) -> String {
+        let mut bytes = Vec::new();
+        let read = File::open(self.dir().join("error.log")).and_then(|mut log| {
+            log.seek(SeekFrom::Start(start))?;
+            log.read_to_end(&mut bytes)
+        });
+        read.map_or_else(|_| String::new(), |_| String::from_utf8_lossy(&bytes).into_owned())
     }
 
     /// The lines of the error log that contain `text`.
@@ -727,19 +754,20 @@ pub fn kill(pid: u32, signal: i32) {
 
 /// The workers of a master that accept connections.
 pub fn worker_pids_of(master: u32) -> Vec<u32> {
-    let Ok(processes) = fs::read_dir("/proc") else { return Vec::new() };
-    let pids = processes.flatten().filter_map(|entry| entry.file_name().to_str()?.parse().ok());
-    let mut pids: Vec<u32> = pids.filter(|&pid| is_worker_of(pid, master)).collect();
-    pids.sort_unstable();
+    let mut pids = children_of(master);
+    pids.retain(|&pid| {
+        let title = read_of_process(pid, "cmdline");
+        title.contains("worker process") && !title.contains("shutting down")
+    });
     pids
 }
 
-fn is_worker_of(pid: u32, master: u32) -> bool {
-    if !is_child_of(pid, master) {
-        return false;
-    }
-    let title = read_of_process(pid, "cmdline");
-    title.contains("worker process") && !title.contains("shutting down")
+fn children_of(parent: u32) -> Vec<u32> {
+    let Ok(processes) = fs::read_dir("/proc") else { return Vec::new() };
+    let pids = processes.flatten().filter_map(|entry| entry.file_name().to_str()?.parse().ok());
+    let mut pids: Vec<u32> = pids.filter(|&pid| is_child_of(pid, parent)).collect();
+    pids.sort_unstable();
+    pids
 }
 
 fn is_child_of(pid: u32, parent: u32) -> bool {

@@ -97,8 +97,29 @@ pub fn proxy_host(outpost: &str, npm: &str) -> Builder {
     Nginx::builder()
         .http(NPM_HTTP)
         .server(&server.replace("http://authentik:9000", outpost))
-        .location("/", &format!("{CUSTOM_LOCATION}\n{NPM_LOCATION}\nproxy_pass {npm};"))
+        .location("/", &location(npm))
         .directive("npm_token_inject accounts.json;")
+}
+
+/// Another such host, for [`Builder::http`] of the same nginx, at the same `port`. `directive` goes
+/// in the place of `npm_token_inject on;`, `lines` before all that is in its location.
+pub fn another_proxy_host(
+    (name, port): (&str, u16),
+    outpost: &str,
+    npm: &str,
+    (directive, lines): (&str, &str),
+) -> String {
+    let advanced = ADVANCED.replace("http://authentik:9000", outpost);
+    let location = location(npm).replace("npm_token_inject on;", directive);
+    format!(
+        "server {{\nlisten 127.0.0.1:{port};\nserver_name {name};\n{advanced}\n\
+         location / {{\n{lines}\n{location}\n}}\n}}"
+    )
+}
+
+/// The location of NPM's UI.
+fn location(npm: &str) -> String {
+    format!("{CUSTOM_LOCATION}\n{NPM_LOCATION}\nproxy_pass {npm};")
 }
 
 impl Builder {

@@ -232,6 +232,11 @@ impl Npm {
         self.with_user(identity, |user| user.is_disabled = true);
     }
 
+    /// Enables a user again.
+    pub fn enable(&self, identity: &str) {
+        self.with_user(identity, |user| user.is_disabled = false);
+    }
+
     /// Deletes a user.
     pub fn delete(&self, identity: &str) {
         self.with_user(identity, |user| user.is_deleted = true);
