@@ -8,10 +8,9 @@ use std::time::{Duration, Instant};
 
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use base64::Engine;
-use ngx_http_npm_token_inject_module::sso::accounts::AccountKey;
+use ngx_http_npm_token_inject_module::sso::account::{AccountKey, Wanted};
 use ngx_http_npm_token_inject_module::sso::cache::{Access, Claim, Table};
 use ngx_http_npm_token_inject_module::sso::npm::Role;
-use ngx_http_npm_token_inject_module::sso::sign_in_as::Wanted;
 use ngx_http_npm_token_inject_module::sso::token::Token;
 use serde_json::json;
 use testbed::{eventually, Nginx, Npm};

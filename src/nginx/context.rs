@@ -14,7 +14,7 @@ use super::request::Request;
 use super::settings::{Directive, Settings};
 use super::waiting::{self, Ticket};
 use super::TokenInject;
-use crate::sso::accounts::{Account, Authorization};
+use crate::sso::account::{Account, Authorization};
 use crate::sso::marker::is_marker;
 use crate::sso::token::Millis;
 

@@ -31,7 +31,7 @@ use super::settings::{ClientToken, Directive, OnError, Settings};
 use super::tokens_answer;
 use super::waiting::{self, Outcome};
 use super::TokenInject;
-use crate::sso::accounts::{Account, Authorization, NoAccount, Visitor};
+use crate::sso::account::{Account, Authorization, NoAccount, Visitor};
 use crate::sso::npm::Role;
 use crate::sso::origin::Target;
 use crate::sso::token::{is_live_npm_token, Millis};

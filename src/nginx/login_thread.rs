@@ -19,7 +19,7 @@ use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex};
 
-use crate::sso::accounts::{Account, Authorization};
+use crate::sso::account::{Account, Authorization};
 use crate::sso::npm::{Issuer, LoginError, Role};
 use crate::sso::sign_in_as::{self, Deed, SignedIn};
 use crate::sso::token::Token;

@@ -21,10 +21,10 @@ use super::process::{cycle_log, is_alive, now, process};
 use super::request::Request;
 use super::waiting::{self, Outcome, Ticket};
 use super::zone::Zone;
-use crate::sso::accounts::{Account, AccountKey, Authorization, Origin};
+use crate::sso::account::{Account, AccountKey, Authorization, Origin, Terms, Wanted};
 use crate::sso::cache::{Access, Claim, Description, Doubt, Kind, Table};
 use crate::sso::npm::{LoginError, Role};
-use crate::sso::sign_in_as::{Deed, Terms, Wanted};
+use crate::sso::sign_in_as::Deed;
 use crate::sso::token::{Millis, Token};
 
 /// How often a worker looks whether another one's login has ended. Milliseconds.

@@ -20,7 +20,7 @@ use super::request::{is_read, Request};
 use super::respond::{restrict_framing, send_text};
 use super::settings::Directive;
 use super::{AccessPhase, TokenInject};
-use crate::sso::accounts::AccountKey;
+use crate::sso::account::AccountKey;
 use crate::sso::cache::Kind;
 use crate::sso::framing::Framing;
 

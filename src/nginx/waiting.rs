@@ -20,7 +20,7 @@ use super::bindings::{
     ngx_post_event, ngx_posted_events, NGX_HTTP_INTERNAL_SERVER_ERROR, NGX_OK,
 };
 use super::request::Request;
-use crate::sso::accounts::Authorization;
+use crate::sso::account::Authorization;
 
 thread_local! {
     static ROOM: RefCell<Room> = RefCell::default();

@@ -12,10 +12,9 @@ use std::ptr;
 use std::sync::atomic::{compiler_fence, Ordering};
 use std::time::Duration;
 
-use super::accounts::{AccountKey, TIMEOUT_MAX};
+use super::account::{AccountKey, Wanted, TIMEOUT_MAX};
 use super::marker::MarkerKey;
 use super::npm::{LoginError, Role};
-use super::sign_in_as::Wanted;
 use super::status::{AccountStatus, Counters, State, Status, Totals};
 use super::time::{is_ahead, is_recent};
 use super::token::{Millis, Token, AUTHORIZATION_MAX};

@@ -2,6 +2,7 @@
 //!
 //! Plain Rust. Nothing in here knows of nginx.
 
+pub mod account;
 pub mod accounts;
 pub mod cache;
 mod deadline;

@@ -4,7 +4,6 @@
 //! What NPM's API does was observed on 2.15.1: it checks no duplicates, and an e-mail address is its
 //! user's own claim (`PUT /api/users/me`).
 
-use std::fmt;
 use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
@@ -12,7 +11,7 @@ use std::time::Duration;
 use percent_encoding::{utf8_percent_encode, NON_ALPHANUMERIC};
 use serde::{Deserialize, Serialize};
 
-use super::accounts::{Account, NoAccount, Visitor};
+use super::account::{Account, NoAccount, Person, Terms, Visitor, Wanted};
 use super::npm::{role_of, Issuer, LoginError, Role};
 use super::token::Token;
 
@@ -26,49 +25,6 @@ const EMAIL_MAX: usize = 254;
 /// How people are signed in.
 pub struct SignInAs {
     terms: Arc<Terms>,
-}
-
-/// What the accounts file says of it.
-pub struct Terms {
-    /// The administrator's account that signs others in.
-    pub service: Arc<Account>,
-    /// Whether a user that NPM does not have is made.
-    pub create: bool,
-    /// Authentik's groups, and the role that each gives. Empty: NPM's roles are left alone.
-    pub groups: Vec<(String, Role)>,
-    /// Whether a user is made an administrator later than when they were made.
-    pub raise: bool,
-}
-
-/// The role that Authentik's groups give.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Wanted {
-    /// They say nothing of roles.
-    Any,
-    Standard,
-    /// When the user is made. One whom NPM has as a standard user stays that.
-    Administrator,
-    /// In any case.
-    Raised,
-}
-
-/// Somebody who is signed in as an NPM user of their own.
-#[derive(Debug)]
-pub struct Person {
-    pub terms: Arc<Terms>,
-    /// Authentik's user name.
-    pub user: String,
-    /// In lower case, as NPM compares it at a login.
-    pub email: String,
-    pub name: String,
-    pub wanted: Wanted,
-}
-
-impl fmt::Debug for Terms {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let service = &self.service.credentials.identity;
-        f.debug_struct("Terms").field("service", service).finish_non_exhaustive()
-    }
 }
 
 impl SignInAs {

@@ -3,7 +3,8 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use ngx_http_npm_token_inject_module::sso::accounts::{Account, Accounts, AccountsError, Visitor};
+use ngx_http_npm_token_inject_module::sso::account::{Account, Visitor};
+use ngx_http_npm_token_inject_module::sso::accounts::{Accounts, AccountsError};
 use ngx_http_npm_token_inject_module::sso::groups::Separator;
 use serde_json::{Map, Value};
 

@@ -6,12 +6,11 @@ use std::time::Duration;
 
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use base64::Engine;
-use ngx_http_npm_token_inject_module::sso::accounts::AccountKey;
+use ngx_http_npm_token_inject_module::sso::account::{AccountKey, Wanted};
 use ngx_http_npm_token_inject_module::sso::cache::{
     Access, Claim, Description, Doubt, Hint, Kind, Pid, Table,
 };
 use ngx_http_npm_token_inject_module::sso::npm::{LoginError, Role};
-use ngx_http_npm_token_inject_module::sso::sign_in_as::Wanted;
 use ngx_http_npm_token_inject_module::sso::token::{Millis, Token};
 
 /// A table in memory of its own.

@@ -1,6 +1,6 @@
 //! What the status page shows of accounts whose names come from outside.
 
-use ngx_http_npm_token_inject_module::sso::accounts::AccountKey;
+use ngx_http_npm_token_inject_module::sso::account::AccountKey;
 use ngx_http_npm_token_inject_module::sso::cache::{Description, Kind};
 use ngx_http_npm_token_inject_module::sso::npm::LoginError;
 use ngx_http_npm_token_inject_module::sso::status::Status;

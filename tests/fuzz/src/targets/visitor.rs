@@ -3,9 +3,9 @@
 
 use std::path::Path;
 
-use ngx_http_npm_token_inject_module::sso::accounts::{Accounts, NoAccount, Visitor};
+use ngx_http_npm_token_inject_module::sso::account::{NoAccount, Visitor, Wanted};
+use ngx_http_npm_token_inject_module::sso::accounts::Accounts;
 use ngx_http_npm_token_inject_module::sso::groups::Separator;
-use ngx_http_npm_token_inject_module::sso::sign_in_as::Wanted;
 
 const FILE: &[u8] = br#"{"sign_in_as": {"identity": "sso@example.com", "secret": "s",
     "groups": {"admins": "admin", "users": "user"}}}"#;
