@@ -83,6 +83,10 @@ impl Build {
     }
 
     /// Looks whether nginx will take it.
+    ///
+    /// # Safety
+    ///
+    /// The modules are such, and theirs and the running nginx's signature are ended by a null byte.
     unsafe fn check(&self, running: &Running) -> Result<(), String> {
         if self.modules.is_empty() {
             return Err("it holds no module".into());
@@ -91,11 +95,12 @@ impl Build {
             return Err("it holds too many modules".into());
         }
         for (module, _) in &self.modules {
-            // SAFETY: the tables point at modules, whose signature is a text.
+            // SAFETY: as promised by the caller.
             let module = unsafe { &**module };
             if module.version != running.version {
                 return Err(format!("it is for nginx {}", version_of(module.version)));
             }
+            // SAFETY: as promised by the caller.
             if unsafe { CStr::from_ptr(module.signature) != CStr::from_ptr(running.signature) } {
                 return Err("it is for an nginx that is configured otherwise".into());
             }
@@ -146,9 +151,12 @@ unsafe fn until_null<P: Pointer>(table: *const P) -> impl Iterator<Item = P> {
         if next.is_null() {
             return None;
         }
-        // SAFETY: no pointer before this one was the null at the end.
-        let pointer = unsafe { *next };
-        next = unsafe { next.add(1) };
+        // SAFETY: no pointer before this one was the null at the end; after that, `fuse` asks no more.
+        let pointer = unsafe {
+            let pointer = *next;
+            next = next.add(1);
+            pointer
+        };
         (!pointer.is_null()).then_some(pointer)
     })
     .fuse()

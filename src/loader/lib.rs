@@ -83,7 +83,8 @@ mod tables {
     ///
     /// As for [`fill`].
     pub unsafe fn set_own_name(name: *const c_char) {
-        (*ptr::addr_of_mut!(ngx_module_names))[0] = name;
+        // SAFETY: as promised by the caller.
+        unsafe { (*ptr::addr_of_mut!(ngx_module_names))[0] = name };
     }
 
     /// Has nginx find these after the loader's own module; as many as there is room for.
@@ -93,15 +94,18 @@ mod tables {
     /// Nobody but nginx reads the tables, and nginx only while it loads a module, on one thread.
     /// What stands in them is there until they are cleared.
     pub unsafe fn fill(modules: &[(*mut ngx_module_t, *const c_char)], order: &[*const c_char]) {
-        clear();
-        let slots = (*ptr::addr_of_mut!(ngx_modules)).iter_mut();
-        let names = (*ptr::addr_of_mut!(ngx_module_names)).iter_mut();
+        // SAFETY: as promised by the caller; these are three tables, each borrowed once.
+        let (slots, names, order_slots) = unsafe {
+            clear();
+            let slots = (*ptr::addr_of_mut!(ngx_modules)).iter_mut();
+            let names = (*ptr::addr_of_mut!(ngx_module_names)).iter_mut();
+            (slots, names, (*ptr::addr_of_mut!(ngx_module_order)).iter_mut())
+        };
         let both = slots.zip(names).skip(1).take(MODULES);
         for ((slot, slot_of_name), (module, name)) in both.zip(modules) {
             (*slot, *slot_of_name) = (*module, *name);
         }
-        let slots = (*ptr::addr_of_mut!(ngx_module_order)).iter_mut().take(ORDER);
-        for (slot, name) in slots.zip(order) {
+        for (slot, name) in order_slots.take(ORDER).zip(order) {
             *slot = *name;
         }
     }
@@ -112,8 +116,12 @@ mod tables {
     ///
     /// As for [`fill`].
     pub unsafe fn clear() {
-        (*ptr::addr_of_mut!(ngx_modules)).iter_mut().skip(1).for_each(|m| *m = ptr::null_mut());
-        (*ptr::addr_of_mut!(ngx_module_order)).iter_mut().for_each(|name| *name = ptr::null());
+        // SAFETY: as promised by the caller.
+        let (modules, order) = unsafe {
+            (&mut *ptr::addr_of_mut!(ngx_modules), &mut *ptr::addr_of_mut!(ngx_module_order))
+        };
+        modules[1..].fill(ptr::null_mut());
+        order.fill(ptr::null());
     }
 }
 
@@ -139,7 +147,9 @@ unsafe extern "C" fn choose(cycle: *mut ngx_cycle_t) -> *mut c_void {
     let Some(cleanup) = cleanup else {
         return ptr::null_mut();
     };
-    let reading = Box::into_raw(Box::new(Reading { cycle, modules: modules(cycle) }));
+    // SAFETY: as above.
+    let modules = unsafe { modules(cycle) };
+    let reading = Box::into_raw(Box::new(Reading { cycle, modules }));
     cleanup.handler = Some(end);
     cleanup.data = reading.cast();
     // SAFETY: nginx is loading the module; `end` clears the tables before anything goes.
@@ -232,5 +242,6 @@ unsafe fn display(text: *const c_char) -> String {
     if text.is_null() {
         return "unknown".into();
     }
+    // SAFETY: as promised by the caller.
     unsafe { CStr::from_ptr(text) }.to_string_lossy().into_owned()
 }

@@ -32,6 +32,7 @@ pub struct ngx_str_t {
 
 // SAFETY: what is static of these points at what is static too, and nobody writes to it.
 unsafe impl Sync for ngx_str_t {}
+// SAFETY: as above.
 unsafe impl Sync for ngx_command_t {}
 
 /// A text that stays. nginx compares some by their end.

@@ -17,17 +17,20 @@ const ALIGNED: usize = 16;
 unsafe impl GlobalAlloc for Malloc {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         match layout.align() <= ALIGNED {
+            // SAFETY: malloc(3) takes any size.
             true => unsafe { libc::malloc(layout.size()).cast() },
             false => ptr::null_mut(),
         }
     }
 
     unsafe fn dealloc(&self, memory: *mut u8, _: Layout) {
+        // SAFETY: as promised by the caller, it is malloc's.
         unsafe { libc::free(memory.cast()) };
     }
 
     unsafe fn realloc(&self, memory: *mut u8, layout: Layout, size: usize) -> *mut u8 {
         match layout.align() <= ALIGNED {
+            // SAFETY: as promised by the caller, it is malloc's.
             true => unsafe { libc::realloc(memory.cast(), size).cast() },
             false => ptr::null_mut(),
         }

@@ -11,6 +11,7 @@ use ngx::http::{HttpModule, HttpModuleConfExt, HttpModuleLocationConf, HttpModul
 mod generated {
     #![allow(dead_code, non_camel_case_types, non_snake_case, non_upper_case_globals)]
     #![allow(improper_ctypes, unknown_lints, unnecessary_transmutes, clippy::all)]
+    #![allow(unsafe_op_in_unsafe_fn, clippy::undocumented_unsafe_blocks)]
 
     use super::of_ngx::*;
 
@@ -84,10 +85,14 @@ impl ngx_http_variable_value_t {
 pub fn modules(cf: &ngx_conf_t) -> impl Iterator<Item = &ngx_module_t> {
     // SAFETY: a cycle's modules are an array of pointers, ended by a null.
     let mut next = unsafe { (*cf.cycle).modules };
-    std::iter::from_fn(move || unsafe {
-        let module = (*next).as_ref()?;
-        next = next.add(1);
-        Some(module)
+    std::iter::from_fn(move || {
+        // SAFETY: as above; `next` stays at the null. nginx writes to a module's definition only while
+        // it loads modules.
+        unsafe {
+            let module = (*next).as_ref()?;
+            next = next.add(1);
+            Some(module)
+        }
     })
 }
 

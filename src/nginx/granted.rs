@@ -103,10 +103,11 @@ pub fn note_access(request: &mut Request) {
 pub fn is_granted(request: &Request) -> bool {
     let auth_request = || TokenInject::main_conf(request.as_ref())?.granted?.auth_request;
     // SAFETY: the slots are the request's.
-    let what = unsafe { *slot(request, AccessPhase::module().ctx_index) }.addr();
+    let in_slot = |index| unsafe { *slot(request, index) };
+    let what = in_slot(AccessPhase::module().ctx_index).addr();
     request.as_ref().internal() == 0
         || matches!(what, NOT_REDIRECTED | HAD_BEEN_GRANTED)
-        || auth_request().is_some_and(|index| unsafe { !(*slot(request, index)).is_null() })
+        || auth_request().is_some_and(|index| !in_slot(index).is_null())
 }
 
 /// The value whose flag says that access has been granted in this location.
