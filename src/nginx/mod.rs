@@ -18,6 +18,7 @@ mod filter;
 mod granted;
 mod handler;
 mod headers_in;
+mod heap;
 mod loader;
 mod login_thread;
 mod logins;

@@ -13,6 +13,7 @@ mod framing;
 mod http2;
 mod identity;
 mod logins;
+mod memory;
 mod nginx_conf;
 mod own_users;
 mod page;

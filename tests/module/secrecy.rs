@@ -7,8 +7,8 @@ use std::process::Command;
 use base64::engine::general_purpose::STANDARD;
 use base64::Engine;
 use serde_json::json;
-use testbed::nginx::{binary, Builder};
-use testbed::{proxy_host, Fault, Nginx, Npm, Outpost, Visitor};
+use testbed::nginx::{binary, module, Builder};
+use testbed::{closed_port, proxy_host, Fault, Nginx, Npm, Outpost, Visitor};
 
 use crate::site::*;
 
@@ -204,13 +204,90 @@ fn at_debug_level_the_module_still_says_no_secret_and_no_token() {
     assert_eq!(of_nginx > 0, has_debug_log());
 }
 
+/// What is of use to whoever lists processes, or looks at them as the same user.
+#[test]
+fn no_process_has_a_secret_or_a_token_in_its_environment_or_its_command_line() {
+    let (npm, outpost) = (npm(), Outpost::start());
+    let nginx = secret_site(&npm, &outpost).start();
+    visit(&nginx, &npm, &outpost);
+    let needles = [secrets(), parts_of_tokens(&npm)].concat();
+    for pid in [vec![nginx.master_pid()], nginx.worker_pids()].concat() {
+        for name in ["environ", "cmdline", "comm"] {
+            let bytes = fs::read(format!("/proc/{pid}/{name}")).expect("a process of ours");
+            let text = String::from_utf8_lossy(&bytes);
+            assert!(!text.is_empty() && lines_with(&text, &needles).is_empty(), "{name}: {text}");
+        }
+    }
+}
+
+#[test]
+fn the_status_page_the_error_pages_and_their_headers_show_no_secret_and_no_token() {
+    let (npm, outpost) = (npm(), Outpost::start());
+    let behind_authentik = "auth_request /outpost.goauthentik.io/auth/nginx;
+        auth_request_set $authentik_username $upstream_http_x_authentik_username;
+        auth_request_set $authentik_authorization $upstream_http_authorization;
+        npm_token_inject accounts.json credentials=$authentik_authorization";
+    let strict = format!("{behind_authentik} on_error=deny; proxy_pass {};", npm.url());
+    let down = format!(
+        "{behind_authentik}; proxy_pass http://127.0.0.1:{}; error_page 502 = @down;",
+        closed_port()
+    );
+    let nginx = secret_site(&npm, &outpost)
+        .location("= /status", "npm_token_inject_status;")
+        .location("/strict/", &strict)
+        .location("/down/", &down)
+        .location("@down", "return 502 '$npm_token_status of $npm_token_identity';")
+        .start();
+    visit(&nginx, &npm, &outpost);
+
+    let client = nginx.client();
+    let mut replies = Vec::new();
+    for format in ["json", "html", "prometheus"] {
+        replies.push((200, client.get(&format!("/status?format={format}"))));
+    }
+    let get = |visitor: Visitor, path: &str| {
+        let session = outpost.sign_in(visitor);
+        client.request("GET", path).cookie(&session).send()
+    };
+    replies.push((502, get(Visitor::new("wrong"), "/strict/")));
+    replies.push((403, get(Visitor::new("nobody").basic("", INLINE.1), "/strict/")));
+    replies.push((502, get(Visitor::new("inline"), "/down/")));
+    assert!(replies.iter().any(|reply| reply.1.text().contains(INLINE.0)));
+
+    let needles = [secrets(), parts_of_tokens(&npm)].concat();
+    for (expected, reply) in replies {
+        assert_eq!(reply.status, expected, "{reply:?}");
+        let all = format!("{reply:?}\n{}", reply.text());
+        assert_eq!(lines_with(&all, &needles), Vec::<&str>::new());
+    }
+}
+
+/// Nor, then, who built it.
+#[test]
+fn the_module_does_not_name_the_folders_that_it_was_built_in() {
+    let loader = module();
+    let folder = loader.parent().expect("a folder").join("npm_token_inject");
+    let entries = fs::read_dir(folder).expect("the builds").flatten();
+    let newest = entries.max_by_key(|entry| entry.metadata().and_then(|m| m.modified()).ok());
+    let root = env!("CARGO_MANIFEST_DIR");
+    for file in [loader, newest.expect("a build").path()] {
+        let bytes = fs::read(&file).expect("the module");
+        let text = String::from_utf8_lossy(&bytes);
+        for name in [root, "/registry/src/"] {
+            let hint = "made before .ci/rustc was there? cargo clean --release";
+            assert!(!text.contains(name), "{}: {name} ({hint})", file.display());
+        }
+    }
+}
+
 #[test]
 fn the_test_of_a_configuration_says_no_secret() {
     let (npm, outpost) = (npm(), Outpost::start());
     let site = secret_site(&npm, &outpost);
-    let right = site.test();
-    assert!(right.ok, "{right:?}");
-    let mut outputs = vec![right.output];
+    let (right, whole) = (site.test(), site.dump());
+    assert!(right.ok && whole.ok, "{right:?} {whole:?}");
+    assert!(whole.output.contains("npm_token_inject accounts.json"), "{whole:?}");
+    let mut outputs = vec![right.output, whole.output];
 
     // What is wrong with an accounts file is told without its secrets, wherever they stand.
     let secret = INLINE.1;

@@ -271,8 +271,21 @@ impl Builder {
     ///
     /// When nginx cannot be run.
     pub fn test(&self) -> ConfigTest {
+        self.test_by("-t")
+    }
+
+    /// Runs `nginx -T`, which shows the configuration as well.
+    ///
+    /// # Panics
+    ///
+    /// When nginx cannot be run.
+    pub fn dump(&self) -> ConfigTest {
+        self.test_by("-T")
+    }
+
+    fn test_by(&self, option: &str) -> ConfigTest {
         let dir = self.write(self.port.unwrap_or_else(free_port));
-        let output = self.command(dir.path()).arg("-t").output().expect("nginx");
+        let output = self.command(dir.path()).arg(option).output().expect("nginx");
         let text = [output.stdout, output.stderr].concat();
         let output_text = String::from_utf8_lossy(&text).into_owned();
         ConfigTest { ok: output.status.success(), output: output_text }
@@ -474,7 +487,7 @@ pub fn spawn(mut command: Command) -> io::Result<Child> {
     started.recv().map_err(io::Error::other)?
 }
 
-/// What `nginx -t` says.
+/// What `nginx -t` says, or `nginx -T`.
 #[derive(Debug)]
 pub struct ConfigTest {
     pub ok: bool,
