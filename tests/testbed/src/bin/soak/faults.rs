@@ -9,14 +9,14 @@ use testbed::nginx::kill;
 use testbed::wait::happens;
 use testbed::{Fault, Npm};
 
-use super::history::{now, Kind, Millis, Of};
+use super::history::{now, InForce, Kind, Millis, Of};
 use super::people::{User, WRONG};
 use super::site::{DESCRIPTORS, PLACES};
 use super::traffic::Dice;
 use super::World;
 
-/// How long an NPM is well, and how long it is not.
-const CALM: Duration = Duration::from_secs(5);
+/// How long either NPM is well, and how long it is not.
+const CALM: [Duration; 2] = [Duration::from_secs(5), Duration::from_secs(12)];
 const FAULT: Duration = Duration::from_secs(2);
 
 /// How much time there is between two things that befall people, and between two that befall nginx.
@@ -68,13 +68,13 @@ impl World {
     /// Has the second NPM hang from time to time, and lose its keys.
     pub fn disturb_second_npm(&self) {
         const ACTS: [Act; 3] =
-            [|world| world.hang(1), |world| world.hang(1), |world| world.replace_keys(1)];
+            [|world| world.replace_keys(1), |world| world.hang(1), |world| world.hang(1)];
         self.disturb_npm(1, &ACTS);
     }
 
     fn disturb_npm(&self, npm: usize, acts: &[Act]) {
         for act in acts.iter().cycle() {
-            if self.stop.pause(CALM) {
+            if self.stop.pause(CALM[npm]) {
                 return;
             }
             act(self);
@@ -104,7 +104,7 @@ impl World {
         }
     }
 
-    fn fault(&self, kind: Kind, npm: usize) -> super::history::InForce<'_> {
+    fn fault(&self, kind: Kind, npm: usize) -> InForce<'_> {
         self.judge.history.begin(kind, Of::Npm(npm))
     }
 
@@ -163,7 +163,7 @@ impl World {
         self.npms[0].delete(&person.identity);
     }
 
-    fn fault_of(&self, kind: Kind, person: &User) -> super::history::InForce<'_> {
+    fn fault_of(&self, kind: Kind, person: &User) -> InForce<'_> {
         self.judge.history.begin(kind, Of::Person(person.identity.clone()))
     }
 
@@ -190,7 +190,7 @@ impl World {
         }
     }
 
-    fn fault_of_nginx(&self, kind: Kind) -> super::history::InForce<'_> {
+    fn fault_of_nginx(&self, kind: Kind) -> InForce<'_> {
         self.judge.history.begin(kind, Of::Nginx)
     }
 

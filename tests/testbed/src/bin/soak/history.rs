@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -52,6 +53,9 @@ pub enum Kind {
     NoDescriptors,
     /// The workers have no connection left.
     NoConnections,
+    /// The machine has had no time for this process, NPM's stand-in, and was not meant to: it may be
+    /// late with its answers.
+    Stalled,
 }
 
 impl fmt::Display for Kind {
@@ -72,6 +76,7 @@ impl fmt::Display for Kind {
             Self::ZoneFull => "zone full",
             Self::NoDescriptors => "descriptors out",
             Self::NoConnections => "connections out",
+            Self::Stalled => "this machine stalled",
         })
     }
 }
@@ -114,9 +119,16 @@ impl fmt::Display for Fault {
     }
 }
 
-/// All faults, in the order of their beginning.
+/// How late a beat may be: a part of what NPM may take for an answer.
+const LATE: Millis = 500;
+
+/// All faults.
 #[derive(Default)]
-pub struct History(Mutex<Vec<Fault>>);
+pub struct History {
+    faults: Mutex<Vec<Fault>>,
+    /// When the heart has last beaten; 0 before the first time.
+    beat: AtomicI64,
+}
 
 /// A fault in force. Dropped, it has ended.
 pub struct InForce<'a>(&'a History, usize);
@@ -135,9 +147,28 @@ impl History {
         InForce(self, faults.len() - 1)
     }
 
+    /// Beats, as the heart does many times a second. A beat that is late tells of a machine that has
+    /// had no time.
+    pub fn beat(&self) {
+        let late = self.late();
+        self.beat.store(now(), Ordering::SeqCst);
+        self.faults().extend(late);
+    }
+
+    /// What the heart will say that should have beaten by now.
+    fn late(&self) -> Option<Fault> {
+        let (begun, now) = (self.beat.load(Ordering::SeqCst), now());
+        let stalled = Fault { kind: Kind::Stalled, of: Of::Nginx, begun, ended: Some(now) };
+        (begun != 0 && now - begun > LATE).then_some(stalled)
+    }
+
     /// The faults in force at any time between two moments.
     pub fn between(&self, from: Millis, to: Millis) -> Vec<Fault> {
-        self.faults().iter().filter(|fault| fault.overlaps(from, to)).cloned().collect()
+        // Whoever asks may go on sooner than the heart.
+        let late = self.late();
+        let faults = self.faults();
+        let overlap = faults.iter().chain(&late).filter(|fault| fault.overlaps(from, to));
+        overlap.cloned().collect()
     }
 
     /// The last faults that have begun before a moment, the first first.
@@ -161,6 +192,6 @@ impl History {
     }
 
     fn faults(&self) -> MutexGuard<'_, Vec<Fault>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.faults.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

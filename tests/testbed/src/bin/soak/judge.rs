@@ -1,4 +1,4 @@
-//! Whether what befell a request is explained, and whether what the log says is.
+//! The judge: what becomes of requests, of nginx's log and of all else, and what of that is a failure.
 
 use std::collections::{BTreeMap, HashMap};
 use std::io;
@@ -7,17 +7,11 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use testbed::client::RequestBuilder;
 use testbed::{Nginx, Reply};
 
-use super::history::{clock, now, Fault, History, Kind, Millis, Of};
-use super::log::{ended_by_signal, Account, Counts, Line, Log, Pause, Said, DISABLED};
-use super::people::{Host, User, SERVICE, TIMEOUT, WRONG};
+use super::history::{clock, now, History, Millis};
+use super::log::{Account, Counts, Line, Log};
+use super::people::User;
+use super::reasons::Refusals;
 use super::traffic::status;
-
-/// NPM is asked no more often than this whether it still takes a token, as the README has it.
-const CHECK_INTERVAL: Millis = 10_000;
-
-/// So long the module may be at one sign-in: a renewal that fails and a login, and for a person
-/// those of the account that signs them in before. Each takes no longer than the `timeout`.
-const SIGN_IN: Millis = 4 * TIMEOUT.as_millis() as Millis + 1000;
 
 /// How many failures of a kind are shown, and how many faults and lines with each.
 const SHOWN: usize = 5;
@@ -85,27 +79,19 @@ pub struct Tally {
 
 pub struct Judge {
     /// The URLs of the NPMs.
-    urls: [String; 2],
+    pub urls: [String; 2],
     pub history: History,
     log: Mutex<Log>,
     /// The workers that were killed.
-    killed: Mutex<Vec<u32>>,
+    pub killed: Mutex<Vec<u32>>,
     tally: Mutex<BTreeMap<&'static str, Tally>>,
     /// How often which symptom was excused by what.
     excused: Mutex<BTreeMap<(Symptom, String), u64>>,
     /// For each account and fault by which its token became void, what was seen of that.
-    refusals: Mutex<HashMap<(Account, Millis), Refusals>>,
+    pub refusals: Mutex<HashMap<(Account, Millis), Refusals>>,
 }
 
-/// The requests that had a token which NPM does not take any more.
-struct Refusals {
-    /// When the first was answered.
-    first: Millis,
-    /// When the first was answered that has NPM asked, however lately it was asked before.
-    asked: Option<Millis>,
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+pub fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
@@ -228,203 +214,6 @@ impl Judge {
 
     pub fn excused(&self) -> BTreeMap<(Symptom, String), u64> {
         lock(&self.excused).clone()
-    }
-
-    /// Why a request that was under way between two moments may have had this. `None`: nothing
-    /// explains it.
-    fn excuse(
-        &self,
-        symptom: Symptom,
-        user: Option<&User>,
-        from: Millis,
-        to: Millis,
-    ) -> Option<String> {
-        let host = user.map_or(Host::First, |user| user.host);
-        let npm = host.npm();
-        let faults = self.history.between(from, to);
-        let fault = |kinds: &[Kind]| {
-            let is_one = |fault: &&Fault| {
-                kinds.contains(&fault.kind) && [Of::Nginx, Of::Npm(npm)].contains(&fault.of)
-            };
-            faults.iter().find(is_one).map(|fault| fault.kind.to_string())
-        };
-        let no_room = [Kind::NoDescriptors, Kind::NoConnections];
-        match symptom {
-            Symptom::NoReply => fault(&no_room).or_else(|| fault(&[Kind::Killed])),
-            Symptom::Unavailable => fault(&no_room).or_else(|| fault(&[Kind::Down])),
-            Symptom::NoToken => {
-                let user = user?;
-                let announced = || {
-                    let log = self.log();
-                    let paused = |identity: &str| {
-                        !log.pauses(&self.account(identity, npm), from, to).is_empty()
-                    };
-                    (paused(&user.identity) || paused(SERVICE))
-                        .then(|| "a pause that the log announced".to_owned())
-                };
-                announced().or_else(|| {
-                    let npm = [Kind::Down, Kind::Hangs, Kind::FailsLogins, Kind::Killed];
-                    fault(&npm).or_else(|| fault(&no_room))
-                })
-            }
-            Symptom::NoAccount => {
-                let pauses = self.log().pauses(&self.account(&user?.identity, npm), from, to);
-                let is_of_user = |pause: &Pause| pause.why.contains(DISABLED);
-                pauses.iter().any(is_of_user).then(|| "the log says: disabled".to_owned())
-            }
-            Symptom::Refused => self.void_token(user?, from, to),
-            // It was made before NPM's keys were replaced.
-            Symptom::OwnRefused => fault(&[Kind::Keys]),
-            // NPM did not say what the account may do, when it gave the token.
-            Symptom::NotKept => {
-                let account = self.account(&user?.identity, npm);
-                let sign_in = self.log().last_sign_in(&account, to)?;
-                let faults = self.history.between(sign_in.begun, sign_in.until);
-                let is_one = |fault: &&Fault| {
-                    matches!(
-                        fault.kind,
-                        Kind::Down | Kind::Keys | Kind::NoDescriptors | Kind::NoConnections
-                    )
-                };
-                faults.iter().find(is_one).map(|fault| fault.kind.to_string())
-            }
-            Symptom::Wrong => None,
-        }
-    }
-
-    /// Why NPM did not take a user's token between two moments: it had become void, and the module
-    /// had not learnt that yet. It does by asking NPM, at most once in ten seconds.
-    fn void_token(&self, user: &User, from: Millis, to: Millis) -> Option<String> {
-        let account = self.account(&user.identity, user.host.npm());
-        let faults = self.history.between(Millis::MIN, to);
-        let voided = faults.iter().rev().filter(|fault| self.voids(fault, &account));
-        for fault in voided {
-            // What NPM has given while keys were being replaced may be of either.
-            let after =
-                if fault.kind == Kind::Disabled { fault.begun } else { fault.ended.unwrap_or(to) };
-            let learnt = self.log().has_learnt(&account, after, DISABLED);
-            if learnt.is_some_and(|learnt| learnt < from) {
-                continue;
-            }
-            let mut refusals = lock(&self.refusals);
-            let seen = refusals
-                .entry((account.clone(), fault.begun))
-                .or_insert(Refusals { first: to, asked: None });
-            if to >= seen.first + CHECK_INTERVAL {
-                seen.asked.get_or_insert(to);
-            }
-            let asked = seen.asked.unwrap_or(to);
-            drop(refusals);
-            let was_hindered = self.history.between(asked, to).iter().any(|fault| {
-                matches!(
-                    fault.kind,
-                    Kind::Down
-                        | Kind::Hangs
-                        | Kind::FailsLogins
-                        | Kind::Killed
-                        | Kind::NoDescriptors
-                        | Kind::NoConnections
-                )
-            });
-            if from <= asked + SIGN_IN || was_hindered {
-                return Some(format!("{}, until the module knows", fault.kind));
-            }
-        }
-        None
-    }
-
-    /// Whether an account's token is worth nothing after this.
-    fn voids(&self, fault: &Fault, (identity, url): &Account) -> bool {
-        match &fault.of {
-            Of::Npm(npm) => {
-                self.urls[*npm] == *url && matches!(fault.kind, Kind::Keys | Kind::ClockAhead)
-            }
-            Of::Person(person) => {
-                self.urls[0] == *url
-                    && person == identity
-                    && matches!(fault.kind, Kind::Disabled | Kind::Deleted)
-            }
-            Of::Nginx => false,
-        }
-    }
-
-    /// Whether there is a reason for a line of the log, or none is needed.
-    fn is_explained(&self, log: &Log, line: &Line) -> bool {
-        if let Some(Said::Failed(account, pause)) = line.said() {
-            return self.is_failure_explained(log, &account, &pause, line);
-        }
-        if line.text.contains("panicked") {
-            return false;
-        }
-        if !["alert", "crit", "emerg"].into_iter().any(|level| line.is(level)) {
-            return true;
-        }
-        let killed = lock(&self.killed);
-        if let Some(pid) = ended_by_signal(&line.text) {
-            return line.text.contains("exited on signal 9") && killed.contains(&pid);
-        }
-        // The master frees what a worker held that was killed.
-        if let Some((_, pid)) = line.text.split_once(" was locked by ") {
-            return pid.trim().parse().is_ok_and(|pid| killed.contains(&pid));
-        }
-        let is_of = |kind, text: &str| line.text.contains(text) && self.was(&[kind], line, 0);
-        is_of(Kind::NoDescriptors, "(24: Too many open files)")
-            // A worker that has none waits for some, and is told to end meanwhile: then nginx looks
-            // once more at a socket that it has closed (`ngx_event_accept`).
-            || is_of(Kind::NoDescriptors, "accept4() failed (9: Bad file descriptor)")
-            || is_of(Kind::NoConnections, "worker_connections are not enough")
-    }
-
-    fn is_failure_explained(
-        &self,
-        log: &Log,
-        account: &Account,
-        pause: &Pause,
-        line: &Line,
-    ) -> bool {
-        let (identity, url) = account;
-        let why = pause.why.as_str();
-        let npm = usize::from(*url == self.urls[1]);
-        let from = line.at - SIGN_IN;
-        let faults = self.history.between(from, line.until());
-        let is_of_npm = |fault: &Fault| fault.of == Of::Npm(npm);
-        let is_npms = |fault: &Fault| {
-            is_of_npm(fault) && matches!(fault.kind, Kind::Down | Kind::Hangs | Kind::FailsLogins)
-        };
-        let is_persons = |fault: &Fault| fault.of == Of::Person(identity.clone());
-        if why.starts_with("refused identity and secret") {
-            return identity == WRONG;
-        }
-        if why.starts_with("could not be asked") {
-            return self.was(&[Kind::NoDescriptors, Kind::NoConnections], line, 0);
-        }
-        if why.starts_with("is not asked, for the account of \"sign_in_as\"") {
-            return !log.pauses(&self.account(SERVICE, npm), line.at, line.until()).is_empty();
-        }
-        if why.starts_with(DISABLED) || why.starts_with("has no user") {
-            return faults.iter().any(is_persons);
-        }
-        if why.starts_with("does not take the token") {
-            return self
-                .history
-                .between(line.at - CHECK_INTERVAL - SIGN_IN, line.until())
-                .iter()
-                .any(|fault| self.voids(fault, account));
-        }
-        if why.starts_with("answered with status 4") {
-            return faults.iter().any(is_persons);
-        }
-        faults.iter().any(is_npms)
-    }
-
-    /// Whether a fault of nginx's was in force when a line was written, or so long before.
-    fn was(&self, kinds: &[Kind], line: &Line, before: Millis) -> bool {
-        let faults = self.history.between(line.at - before, line.until());
-        faults.iter().any(|fault| kinds.contains(&fault.kind))
-    }
-
-    fn account(&self, identity: &str, npm: usize) -> Account {
-        (identity.to_owned(), self.urls[npm].clone())
     }
 
     /// A failure, with what went before it and what nginx said.

@@ -45,7 +45,7 @@ impl Line {
         })
     }
 
-    /// What the module says in it.
+    /// What the module says in it of an account.
     pub fn said(&self) -> Option<Said> {
         let (_, said) = self.text.split_once("npm_token_inject: ")?;
         for (start, renewed) in [("signed in ", false), ("renewed the token of ", true)] {
@@ -64,20 +64,15 @@ impl Line {
             let pause = Pause { from: self.at, until, why: why.to_owned() };
             return Some(Said::Failed((identity, url.to_owned()), pause));
         }
-        let is_deed = |deed: &&str| said.contains(deed);
-        DEEDS.into_iter().find(is_deed).map(Said::Done)
+        None
     }
 }
 
-/// What the module does at NPM beside signing in.
-const DEEDS: [&str; 3] = ["made ", "is no administrator any more", "make"];
-
-/// What the module says in a line.
+/// What the module says of an account in a line.
 pub enum Said {
     /// Whether by a renewal.
     SignedIn(Account, SignIn, bool),
     Failed(Account, Pause),
-    Done(&'static str),
 }
 
 /// A token that NPM gave.
@@ -144,19 +139,27 @@ impl Log {
         if let Some(pid) = ended_by_signal(&line.text) {
             self.ended.insert(pid);
         }
-        counts.revoked += u64::from(line.text.contains("no longer takes the token of"));
+        for (count, text) in [
+            (&mut counts.revoked, "no longer takes the token of"),
+            (&mut counts.made, "npm_token_inject: made "),
+            (&mut counts.demoted, "is no administrator any more"),
+        ] {
+            *count += u64::from(line.text.contains(text));
+        }
         match line.said() {
             Some(Said::SignedIn(account, sign_in, renewed)) => {
                 *(if renewed { &mut counts.renewals } else { &mut counts.logins }) += 1;
+                // A token ends a pause.
+                if let Some(pause) = self.pauses.get_mut(&account).and_then(|all| all.last_mut()) {
+                    pause.until = pause.until.min(sign_in.until);
+                }
                 self.sign_ins.entry(account).or_default().push(sign_in);
             }
             Some(Said::Failed(account, pause)) => {
                 counts.failed += 1;
                 self.pauses.entry(account).or_default().push(pause);
             }
-            Some(Said::Done(deed)) if deed == DEEDS[0] => counts.made += 1,
-            Some(Said::Done(deed)) if deed == DEEDS[1] => counts.demoted += 1,
-            _ => {}
+            None => {}
         }
     }
 
@@ -171,12 +174,8 @@ impl Log {
     /// and for those who may not sign in.
     pub fn paused_until(&self, url: &str, but: impl Fn(&str) -> bool) -> Millis {
         let of_npm = self.pauses.iter().filter(|((identity, at), _)| at == url && !but(identity));
-        let ends = of_npm.filter_map(|(account, pauses)| {
-            // A login since then has ended it.
-            let signed_in = self.sign_ins.get(account).and_then(|all| all.last());
-            let last = pauses.last().filter(|last| !last.why.contains(DISABLED))?;
-            (signed_in.is_none_or(|sign_in| sign_in.until <= last.from)).then_some(last.until)
-        });
+        let last = of_npm.filter_map(|(_, pauses)| pauses.last());
+        let ends = last.filter(|last| !last.why.contains(DISABLED)).map(|last| last.until);
         ends.max().unwrap_or_default()
     }
 
@@ -257,5 +256,63 @@ fn local_time(text: &str) -> Option<Millis> {
 impl std::fmt::Display for Pause {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "{} to {}: NPM {}", clock(self.from), clock(self.until), self.why)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SIGNED_IN: &str =
+        "2026/11/26 11:36:25 [notice] 28099#28099: npm_token_inject: signed in \
+                             \"bob@example.com\" at http://127.0.0.1:81 in 50 ms, valid for 148 s";
+    const FAILED: &str = "2026/11/26 11:36:26 [error] 28099#28099: npm_token_inject: login of \
+                          \"bob@example.com\" failed: NPM at http://127.0.0.1:81 did not answer within \
+                          2s; check that NPM runs, and \"api\"; not tried again for 4 s";
+
+    fn log(lines: &[&str]) -> (Log, Vec<Line>) {
+        let lines: Vec<Line> = lines.iter().filter_map(|line| Line::parse(line)).collect();
+        let mut log = Log::default();
+        lines.iter().for_each(|line| log.note(line));
+        (log, lines)
+    }
+
+    fn bob() -> Account {
+        ("bob@example.com".to_owned(), "http://127.0.0.1:81".to_owned())
+    }
+
+    #[test]
+    fn a_pause_lasts_as_long_as_the_log_announces() {
+        let (log, lines) = log(&[SIGNED_IN, FAILED]);
+        let failed = &lines[1];
+        assert!(failed.is("error") && !failed.is("err"));
+        assert_eq!(log.pauses(&bob(), failed.until() + 4000, Millis::MAX).len(), 1);
+        assert_eq!(log.pauses(&bob(), failed.until() + 4001, Millis::MAX).len(), 0);
+        assert_eq!(log.pauses(&bob(), 0, failed.at - 1).len(), 0);
+        assert_eq!(log.paused_until(&bob().1, |_| false), failed.until() + 4000);
+        assert_eq!(log.paused_until(&bob().1, |identity| identity == bob().0), 0);
+    }
+
+    #[test]
+    fn a_token_ends_a_pause() {
+        let (log, lines) = log(&[FAILED, SIGNED_IN]);
+        assert_eq!(log.paused_until(&bob().1, |_| false), lines[1].until());
+    }
+
+    #[test]
+    fn a_token_is_of_after_a_moment_only_where_that_is_certain() {
+        let (log, lines) = log(&[SIGNED_IN]);
+        let (at, until) = (lines[0].at, lines[0].until());
+        assert_eq!(log.has_learnt(&bob(), at - 50, ""), Some(until));
+        assert_eq!(log.has_learnt(&bob(), at - 49, ""), None);
+        assert_eq!(log.has_learnt(&bob(), until, ""), None);
+    }
+
+    #[test]
+    fn a_worker_that_was_killed_is_known_by_its_line() {
+        let line = "2026/11/26 11:36:25 [alert] 10#10: worker process 4711 exited on signal 9";
+        assert_eq!(ended_by_signal(line), Some(4711));
+        assert_eq!(ended_by_signal("worker process 4711 exited with code 0"), None);
+        assert!(log(&[line]).0.has_ended(4711));
     }
 }

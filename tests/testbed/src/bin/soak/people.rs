@@ -11,10 +11,10 @@ const LOGIN_TIME: Duration = Duration::from_millis(50);
 
 /// How long a token of the first NPM lives: all of its life passes hundreds of times. One of the
 /// second lives so long that the module must find out by itself that it is not good any more.
-const LIFETIMES: [Duration; 2] = [Duration::from_secs(6), Duration::from_secs(150)];
+pub const LIFETIMES: [Duration; 2] = [Duration::from_secs(6), Duration::from_secs(150)];
 
 /// The `timeout` of the accounts files.
-pub const TIMEOUT: Duration = Duration::from_secs(2);
+pub const TIMEOUT: Duration = Duration::from_secs(3);
 
 /// The account that signs others in, at both.
 pub const SERVICE: &str = "sso@example.com";
