@@ -18,7 +18,7 @@ use super::token::Millis;
 const GENERATION: Millis = 600_000;
 
 /// How much is known at once, at most: twice as much.
-const GENERATION_MAX: usize = 2048;
+const GENERATION_MAX: usize = 256;
 
 /// What was found by `N` texts. A map in two generations: what is used moves to the recent one, and the
 /// one before is forgotten as a whole.

@@ -1412,6 +1412,9 @@ fn no_spelling_of_the_path_and_no_mount_gets_a_token_into_the_browser() {
             "/api/%2e/tokens",
             "/api/x/%2e%2e/tokens",
             "/api/x/%252e%252e/tokens",
+            // The last segment when it is decoded once, and not when it is decoded twice.
+            "/api/tokens/%252e%252e/%2e%2e",
+            "/x%253f/../api/tokens%3fx/y",
             "/api/tokens%3Fx",
             "/api/tokens%3fexpiry=5m",
             "/api/tokens%23x",
