@@ -53,8 +53,8 @@ pub enum Kind {
     NoDescriptors,
     /// The workers have no connection left.
     NoConnections,
-    /// The machine has had no time for this process, NPM's stand-in, and was not meant to: it may be
-    /// late with its answers.
+    /// This machine had no time for this process, in which NPM's stand-in is, so that NPM may have
+    /// been late with an answer. Nobody means that to happen.
     Stalled,
 }
 
@@ -119,7 +119,7 @@ impl fmt::Display for Fault {
     }
 }
 
-/// How late a beat may be: a part of what NPM may take for an answer.
+/// How late a beat may be: by a part of the time that NPM has for an answer.
 const LATE: Millis = 500;
 
 /// All faults.

@@ -52,6 +52,9 @@ use site::Site;
 /// How many clients there are. Each sends one request after the other.
 const CLIENTS: usize = 8;
 
+/// How often the log is read at the least.
+const LOOK: Duration = Duration::from_millis(200);
+
 /// How often it is looked whether this machine has time.
 const BEAT: Duration = Duration::from_millis(50);
 
@@ -168,7 +171,8 @@ impl World {
             if threads.iter().any(ScopedJoinHandle::is_finished) {
                 return false;
             }
-            thread::sleep(Duration::from_millis(200).min(until - Instant::now().min(until)));
+            let left = until.saturating_duration_since(Instant::now());
+            self.stop.pause(left.min(LOOK));
             self.judge.read_log(&self.site.nginx);
             self.npms.iter().for_each(Npm::forget_requests);
             self.outpost.forget_requests();
