@@ -71,8 +71,7 @@ extern "C" fn postconfiguration(_: *mut ngx_conf_t) -> ngx_int_t {
 unsafe extern "C" fn header_filter(r: *mut ngx_http_request_t) -> ngx_int_t {
     // SAFETY: nginx passes a valid request.
     let request = unsafe { Request::from_ngx_http_request(r) };
-    let is_on = matches!(TokenInject::location_conf(request.as_ref()), Some(Directive::On(_)));
-    if is_on && request.is_main() && look_at(request).is_err() {
+    if is_of_interest(request) && look_at(request).is_err() {
         return Status::NGX_ERROR.into();
     }
     // SAFETY: set before any request, to the filter that nginx had at the top.
@@ -116,7 +115,15 @@ fn next_body_filter(request: &mut Request, output: *mut ngx_chain_t) -> ngx_int_
     }
 }
 
-/// Looks at a main request's response that is about to begin.
+/// Whether there is anything to do about a response: most are no pages, and no errors.
+fn is_of_interest(request: &Request) -> bool {
+    let r: &ngx_http_request_t = request.as_ref();
+    matches!(TokenInject::location_conf(r), Some(Directive::On(_)))
+        && request.is_main()
+        && (may_refuse_token(r.headers_out.status as u32) || may_be_page(r))
+}
+
+/// Looks at a response that is about to begin.
 #[inline(never)]
 fn look_at(request: &mut Request) -> Result<(), OutOfMemory> {
     let Some(Directive::On(settings)) = TokenInject::location_conf(request.as_ref()) else {

@@ -185,14 +185,12 @@ fn begin(request: &mut Request, settings: &Settings) -> Result<Status, OutOfMemo
         true => None,
         false => Some(find_account(request, settings, user, now)?),
     };
-    let page = match settings.browser {
-        Some(_) if is_read(request) => match provenance.is_navigation() {
-            true if !is_api(request) => Page::Opens,
-            false if provenance.fetch_mode.is_none() && !is_api(request) => Page::MayOpen,
-            _ => Page::No,
-        },
+    let page = match (&settings.browser, provenance.fetch_mode) {
+        (Some(_), _) if provenance.is_navigation() => Page::Opens,
+        (Some(_), None) => Page::MayOpen,
         _ => Page::No,
     };
+    let can_be_page = page != Page::No && is_read(request) && !is_api(request);
 
     let context = RequestContext::create(request, settings, sent)?;
     let Some(account) = account else {
@@ -201,7 +199,7 @@ fn begin(request: &mut Request, settings: &Settings) -> Result<Status, OutOfMemo
         context.authorize(request, None)?;
         return Ok(Status::NGX_DECLINED);
     };
-    context.page = page;
+    context.page = if can_be_page { page } else { Page::No };
     match account {
         Ok(account) => sign_in(request, context, settings, (account, now)),
         Err(why) => give_none(request, context, settings, why),

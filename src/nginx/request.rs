@@ -68,6 +68,7 @@ pub fn is_read(request: &Request) -> bool {
 }
 
 /// Whether the request may go to NPM's API, which has no pages.
+#[inline]
 pub fn is_api(request: &Request) -> bool {
     path::is_api(request.as_ref().uri.as_bytes())
 }

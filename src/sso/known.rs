@@ -2,7 +2,7 @@
 //! base64 nor a hash nor a list of groups read.
 //!
 //! What Authentik says may be a password. So whatever is kept of it is zeroized when it is forgotten,
-//! which it is when it has not been used for a while, or when there is no more room.
+//! which it is when it has not been used for a while in which others came, or when there is no more room.
 
 use std::collections::HashMap;
 use std::hash::{BuildHasher, RandomState};
@@ -14,7 +14,7 @@ use zeroize::Zeroizing;
 use super::time::is_recent;
 use super::token::Millis;
 
-/// What is not used for so long is forgotten, at the latest after twice the time.
+/// What is not used for so long, while anything else is, is forgotten, at the latest after twice the time.
 const GENERATION: Millis = 600_000;
 
 /// How much is known at once, at most: twice as much.
@@ -33,6 +33,7 @@ pub struct Known<T, const N: usize> {
 }
 
 struct Entry<T, const N: usize> {
+    hash: u64,
     texts: [Zeroizing<Box<[u8]>>; N],
     found: T,
 }
@@ -64,44 +65,44 @@ impl<T: Clone, const N: usize> Known<T, N> {
     /// What was found by these texts before.
     #[inline(always)]
     pub fn find(&mut self, texts: [&[u8]; N], now: Millis) -> Option<T> {
-        if !is_recent(self.since, now, GENERATION) {
-            self.turn(now);
-        }
         match &self.last {
             Some(last) if last.is_of(&texts) => Some(last.found.clone()),
-            _ => self.look_up(texts),
+            _ => self.look_up(texts, now),
         }
     }
 
     /// Keeps what was found by these texts.
     pub fn add(&mut self, texts: [&[u8]; N], found: T, now: Millis) {
-        if self.recent.len() >= GENERATION_MAX {
-            self.turn(now);
-        }
+        self.turn(now);
         let hash = self.hasher.hash_one(texts);
-        let entry = Rc::new(Entry { texts: texts.map(|text| Zeroizing::new(text.into())), found });
-        self.last = Some(entry.clone());
-        self.recent.insert(hash, entry);
+        let texts = texts.map(|text| Zeroizing::new(text.into()));
+        self.use_now(Rc::new(Entry { hash, texts, found }));
     }
 
     #[cold]
-    fn look_up(&mut self, texts: [&[u8]; N]) -> Option<T> {
+    fn look_up(&mut self, texts: [&[u8]; N], now: Millis) -> Option<T> {
+        self.turn(now);
         let hash = self.hasher.hash_one(texts);
-        if let Some(entry) = self.before.remove(&hash) {
-            self.recent.entry(hash).or_insert(entry);
-        }
-        let entry = self.recent.get(&hash).filter(|entry| entry.is_of(&texts))?;
-        self.last = Some(entry.clone());
+        let entry = self.recent.get(&hash).or_else(|| self.before.get(&hash));
+        let entry = entry.filter(|entry| entry.is_of(&texts))?.clone();
+        self.use_now(entry.clone());
         Some(entry.found.clone())
     }
 
-    /// Begins another generation.
-    #[cold]
+    /// Makes this one the last, which its predecessor has been until now.
+    fn use_now(&mut self, entry: Rc<Entry<T, N>>) {
+        self.recent.insert(entry.hash, entry.clone());
+        if let Some(before) = self.last.replace(entry) {
+            self.recent.entry(before.hash).or_insert(before);
+        }
+    }
+
+    /// Begins another generation, if this one has had its time or is full.
     fn turn(&mut self, now: Millis) {
-        self.before = mem::take(&mut self.recent);
-        self.since = now;
-        // It is in a generation as long as it is used.
-        self.last = None;
+        if !is_recent(self.since, now, GENERATION) || self.recent.len() >= GENERATION_MAX {
+            self.before = mem::take(&mut self.recent);
+            self.since = now;
+        }
     }
 }
 
@@ -151,19 +152,24 @@ mod tests {
 
     #[test]
     fn what_is_used_stays_and_the_rest_is_forgotten() {
-        let mut known = known(&[["a", ""], ["b", ""]]);
+        let mut known = known(&[["b", ""], ["c", ""], ["a", ""]]);
         for turn in 1..=5 {
             let now = NOW + turn * GENERATION;
-            assert_eq!(find(&mut known, ["a", ""], now), Some(0), "{turn}");
+            assert_eq!(find(&mut known, ["a", ""], now), Some(2), "{turn}");
+            assert_eq!(find(&mut known, ["c", ""], now), Some(1), "{turn}");
+            assert_eq!(find(&mut known, ["x", ""], now), None, "{turn}");
         }
-        assert_eq!(known.recent.len() + known.before.len(), 1);
+        let mut all = known.recent.values().chain(known.before.values());
+        assert!(all.all(|entry| **entry.texts[0] != *b"b"));
         assert_eq!(find(&mut known, ["b", ""], NOW + 5 * GENERATION), None);
         // The clock may be set back.
-        assert_eq!(find(&mut known, ["a", ""], NOW), Some(0));
-        assert_eq!(find(&mut known, ["x", ""], NOW + 2 * GENERATION), None);
-        assert_eq!(find(&mut known, ["x", ""], NOW + 3 * GENERATION), None);
+        assert_eq!(find(&mut known, ["a", ""], NOW), Some(2));
+
+        // And nobody's who does not come, however many strangers do.
+        for turn in 2..=5 {
+            assert_eq!(find(&mut known, ["x", ""], NOW + turn * GENERATION), None);
+        }
         assert_eq!(known.recent.len() + known.before.len(), 0);
-        assert!(known.last.is_none());
     }
 
     #[test]
@@ -175,6 +181,6 @@ mod tests {
             known.add([text.as_bytes(), b""], number, NOW);
             assert_eq!(find(&mut known, [&text, ""], NOW), Some(number));
         }
-        assert!(known.recent.len() + known.before.len() <= 2 * GENERATION_MAX);
+        assert!(known.recent.len() + known.before.len() <= 2 * (GENERATION_MAX + 1));
     }
 }
