@@ -104,7 +104,7 @@ impl World {
             .header("Sec-Fetch-Dest", "document");
         self.judge("page", user, request, |reply| {
             let page = reply.text();
-            if page.contains("eyJ") {
+            if page.contains("eyJhbGciOi") {
                 return wrong("a token in the page");
             }
             token(reply)?;
