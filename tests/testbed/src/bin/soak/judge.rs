@@ -5,12 +5,13 @@ use std::io;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use testbed::client::RequestBuilder;
+use testbed::wait::happens;
 use testbed::{Nginx, Reply};
 
 use super::history::{clock, now, History, Millis};
 use super::log::{Account, Counts, Line, Log};
 use super::people::User;
-use super::reasons::Refusals;
+use super::reasons::{Refusals, LINE_DELAY};
 use super::traffic::status;
 
 /// How many failures of a kind are shown, and how many faults and lines with each.
@@ -130,9 +131,19 @@ impl Judge {
             }
         };
         let Err(Problem { symptom, detail }) = verdict else { return self.note(kind, Ok(())) };
-        // What nginx has said before it answered counts.
-        self.read_log(nginx);
-        if let Some(why) = self.excuse(symptom, user, from, to) {
+        let mut excuse = None;
+        let mut is_excused = || {
+            self.read_log(nginx);
+            excuse = self.excuse(symptom, user, from, to);
+            excuse.is_some()
+        };
+        // A request that has waited for a login as long as may be is sent on without a token, and the
+        // login ends at the same moment: its line may be a little later, in another worker's turn.
+        match symptom {
+            Symptom::NoToken => happens(LINE_DELAY, is_excused),
+            _ => is_excused(),
+        };
+        if let Some(why) = excuse {
             *lock(&self.excused).entry((symptom, why)).or_default() += 1;
             return self.note(kind, Ok(()));
         }

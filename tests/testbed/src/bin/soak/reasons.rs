@@ -1,5 +1,7 @@
 //! Reasons: what explains that a request did not get what it should, and what a line of the log.
 
+use std::time::Duration;
+
 use super::history::{Fault, Kind, Millis, Of};
 use super::judge::{lock, Judge, Symptom};
 use super::log::{ended_by_signal, Account, Line, Log, Pause, Said, DISABLED};
@@ -14,6 +16,10 @@ const CALL: Millis = TIMEOUT.as_millis() as Millis;
 /// And so long at one sign-in: a renewal that fails and a login, and for a person those of the
 /// account that signs them in before.
 const SIGN_IN: Millis = 4 * CALL + 1000;
+
+/// So much later the log may say why a login failed than a request that waited for it is answered:
+/// the request's own time is up at the same moment.
+pub const LINE_DELAY: Duration = Duration::from_secs(1);
 
 /// The requests that had a token which NPM does not take any more.
 pub struct Refusals {
@@ -51,7 +57,8 @@ impl Judge {
                 let announced = || {
                     let log = self.log();
                     let paused = |identity: &str| {
-                        !log.pauses(&self.account(identity, npm), from, to).is_empty()
+                        let until = to + LINE_DELAY.as_millis() as Millis;
+                        !log.pauses(&self.account(identity, npm), from, until).is_empty()
                     };
                     (paused(&user.identity) || user.by == By::Address && paused(SERVICE))
                         .then(|| "a pause that the log announced".to_owned())
