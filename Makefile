@@ -115,7 +115,7 @@ fuzz: setup-build
 # What people would put into the module's place, as Debian has it for its nginx.
 peers := libnginx-mod-http-ndk libnginx-mod-http-lua libnginx-mod-http-js lua-resty-core \
          lua-resty-lrucache libluajit2-5.1-2 libpcre3
-libraries := $(CURDIR)/build/peers/usr/lib/$(shell uname -m)-linux-gnu:$(CURDIR)/build/peers/lib/$(shell uname -m)-linux-gnu
+libraries = $(CURDIR)/build/peers/usr/lib/$(shell uname -m)-linux-gnu:$(CURDIR)/build/peers/lib/$(shell uname -m)-linux-gnu
 
 peers: debian
 	@.ci/unpack build/peers $(peers)

@@ -1,13 +1,11 @@
 //! What the module takes of the machine: memory, threads, time to read a configuration, size on disk.
 
 use std::fs;
-use std::io::{BufRead, BufReader, Read, Write};
-use std::net::TcpStream;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use testbed::nginx::{self, Builder};
-use testbed::Nginx;
+use testbed::{process, Nginx};
 
 use crate::instructions::{accounts, npm};
 use crate::table::{self, millis, percentile};
@@ -70,36 +68,18 @@ fn test(host: &Builder) -> Duration {
 
 /// Sends requests on connections that are kept, several at once.
 fn ask_often(nginx: &Nginx) {
-    const REQUEST: &[u8] = b"GET /api/users/me HTTP/1.1\r\nHost: localhost\r\n\r\n";
-
-    let port = nginx.port();
-    let client = move || {
-        let stream = TcpStream::connect(("127.0.0.1", port)).expect("a connection");
-        let mut reader = BufReader::new(stream);
-        for _ in 0..REQUESTS / CLIENTS {
-            reader.get_mut().write_all(REQUEST).expect("a request sent");
-            let (mut line, mut len) = (String::new(), 0);
-            while reader.read_line(&mut line).expect("an answer") > 2 {
-                if let Some(value) = line.strip_prefix("Content-Length: ") {
-                    len = value.trim_end().parse().unwrap_or_default();
+    thread::scope(|scope| {
+        for _ in 0..CLIENTS {
+            scope.spawn(|| {
+                let client = nginx.client();
+                for _ in 0..REQUESTS / CLIENTS {
+                    client.get("/api/users/me");
                 }
-                line.clear();
-            }
-            let mut body = vec![0; len];
-            reader.read_exact(&mut body).expect("an answer");
+            });
         }
-    };
-    let clients: Vec<_> = (0..CLIENTS).map(|_| thread::spawn(client)).collect();
-    for client in clients {
-        client.join().expect("a client");
-    }
+    });
 }
 
 fn shown(pid: u32) -> String {
-    let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
-    let value = |name: &str| {
-        let line = status.lines().find_map(|line| line.strip_prefix(name)).unwrap_or_default();
-        line.trim_end_matches("kB").trim().parse::<u64>().unwrap_or_default()
-    };
-    format!("{} KiB, {}", table::count(value("VmRSS:")), value("Threads:"))
+    format!("{} KiB, {}", table::count(process::memory(pid)), process::threads(pid))
 }

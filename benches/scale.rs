@@ -1,19 +1,17 @@
 //! What many accounts cost, and many requests that wait at once.
 
-use std::fs;
 use std::io::{Read, Write};
 use std::net::TcpStream;
-use std::ops::{Deref, DerefMut};
 use std::time::{Duration, Instant};
 
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use base64::Engine;
 use ngx_http_npm_token_inject_module::sso::account::{AccountKey, Wanted};
-use ngx_http_npm_token_inject_module::sso::cache::{Access, Claim, Table};
+use ngx_http_npm_token_inject_module::sso::cache::{Access, Claim, OwnTable, Table};
 use ngx_http_npm_token_inject_module::sso::npm::Role;
 use ngx_http_npm_token_inject_module::sso::token::Token;
 use serde_json::json;
-use testbed::{eventually, Nginx, Npm};
+use testbed::{eventually, process, Nginx, Npm};
 
 use crate::table::{self, millis};
 use crate::upstream;
@@ -27,34 +25,6 @@ const LOGIN_TIME: Duration = Duration::from_secs(8);
 pub fn run() {
     accounts();
     waiting();
-}
-
-/// A table in memory of its own.
-struct Own(Box<[u64]>);
-
-impl Own {
-    fn new(places: usize) -> Self {
-        let mut words = vec![0; Table::size(places).div_ceil(8)].into_boxed_slice();
-        // SAFETY: there are so many zeroed bytes.
-        unsafe { Table::lay_out(words.as_mut_ptr().cast(), places) };
-        Self(words)
-    }
-}
-
-impl Deref for Own {
-    type Target = Table;
-
-    fn deref(&self) -> &Table {
-        // SAFETY: `new` has laid it out.
-        unsafe { &*Table::at(self.0.as_ptr().cast_mut().cast()) }
-    }
-}
-
-impl DerefMut for Own {
-    fn deref_mut(&mut self) -> &mut Table {
-        // SAFETY: as above.
-        unsafe { &mut *Table::at(self.0.as_mut_ptr().cast()) }
-    }
 }
 
 /// Keys are hashes: numbers without order.
@@ -79,7 +49,7 @@ fn token() -> Token {
 fn accounts() {
     let token = token();
     let rows = [1, 256, 10_000].map(|count| {
-        let mut table = Own::new(count);
+        let mut table = OwnTable::new(count);
         for number in 0..count {
             table.store(&key(number), Wanted::Any, (&token, Role::Standard), false, NOW);
         }
@@ -215,11 +185,5 @@ fn wait(requests: usize, workers: usize) -> Vec<String> {
 
 /// The processor's time of all workers, in clock ticks.
 fn processor(nginx: &Nginx) -> u64 {
-    let of = |pid: &u32| {
-        let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-        // Behind the name, in parentheses: utime and stime are the 12th and 13th of these.
-        let fields = stat.rsplit(") ").next().unwrap_or_default().split(' ').skip(11).take(2);
-        fields.filter_map(|field| field.parse::<u64>().ok()).sum::<u64>()
-    };
-    nginx.worker_pids().iter().map(of).sum()
+    nginx.worker_pids().into_iter().map(process::ticks).sum()
 }

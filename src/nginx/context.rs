@@ -129,10 +129,8 @@ impl RequestContext {
 
     /// The context of the main request, which may be the request itself.
     pub fn of_main(request: &Request) -> Option<&Self> {
-        // SAFETY: every request has a main one, which lives longer.
-        let main = unsafe { Request::from_ngx_http_request(request.as_ref().main) };
         // SAFETY: as for `of_mut`.
-        unsafe { Self::slot(main).as_ref() }
+        unsafe { Self::slot(request.main()).as_ref() }
     }
 
     /// Whether it was made in a location with this very directive.

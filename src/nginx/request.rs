@@ -30,6 +30,12 @@ impl Request {
         std::ptr::eq(&self.0, self.0.main)
     }
 
+    /// The request that it is a part of, or itself.
+    pub fn main(&self) -> &Self {
+        // SAFETY: every request has a main one, which lives longer; both types are the same in memory.
+        unsafe { &*self.0.main.cast::<Self>() }
+    }
+
     /// The slot in which it keeps what the module knows of it. nginx clears that where it redirects
     /// the request internally.
     pub fn slot(&self) -> *mut *mut c_void {

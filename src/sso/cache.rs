@@ -8,6 +8,7 @@
 
 use std::cmp::Reverse;
 use std::mem::{offset_of, size_of};
+use std::ops::{Deref, DerefMut};
 use std::ptr;
 use std::sync::atomic::{compiler_fence, Ordering};
 use std::time::Duration;
@@ -819,9 +820,43 @@ impl Table {
     }
 }
 
+/// A table in this process's own memory, as tests and benchmarks have it.
+#[derive(Clone)]
+pub struct OwnTable(Box<[u64]>);
+
+impl OwnTable {
+    /// An empty table of so many places.
+    pub fn new(places: usize) -> Self {
+        let mut words = vec![0; Table::size(places).div_ceil(8)].into_boxed_slice();
+        // SAFETY: there are so many zeroed bytes.
+        unsafe { Table::lay_out(words.as_mut_ptr().cast(), places) };
+        Self(words)
+    }
+
+    /// All words behind the number of places, which may be anything where a worker was killed half-way.
+    pub fn words_mut(&mut self) -> &mut [u64] {
+        self.0.get_mut(1..).unwrap_or_default()
+    }
+}
+
+impl Deref for OwnTable {
+    type Target = Table;
+
+    fn deref(&self) -> &Table {
+        // SAFETY: `new` has laid it out, and nothing changes the number of places.
+        unsafe { &*Table::at(self.0.as_ptr().cast_mut().cast()) }
+    }
+}
+
+impl DerefMut for OwnTable {
+    fn deref_mut(&mut self) -> &mut Table {
+        // SAFETY: as above.
+        unsafe { &mut *Table::at(self.0.as_mut_ptr().cast()) }
+    }
+}
+
 #[cfg(test)]
 mod tests {
-    use std::ops::{Deref, DerefMut};
 
     use base64::engine::general_purpose::URL_SAFE_NO_PAD;
     use base64::Engine;
@@ -833,36 +868,8 @@ mod tests {
 
     const PLACES: usize = 256;
 
-    /// A table in memory of its own.
-    struct Own(Box<[u64]>);
-
-    impl Own {
-        fn new(places: usize) -> Self {
-            let mut words = vec![0; Table::size(places).div_ceil(8)].into_boxed_slice();
-            // SAFETY: there are so many zeroed bytes.
-            unsafe { Table::lay_out(words.as_mut_ptr().cast(), places) };
-            Self(words)
-        }
-    }
-
-    impl Deref for Own {
-        type Target = Table;
-
-        fn deref(&self) -> &Table {
-            // SAFETY: `new` has laid it out.
-            unsafe { &*Table::at(self.0.as_ptr().cast_mut().cast()) }
-        }
-    }
-
-    impl DerefMut for Own {
-        fn deref_mut(&mut self) -> &mut Table {
-            // SAFETY: as above.
-            unsafe { &mut *Table::at(self.0.as_mut_ptr().cast()) }
-        }
-    }
-
-    fn table() -> Own {
-        Own::new(PLACES)
+    fn table() -> OwnTable {
+        OwnTable::new(PLACES)
     }
 
     fn key(n: u64) -> AccountKey {
@@ -1066,7 +1073,7 @@ mod tests {
     fn a_table_forgets_as_a_list_of_the_last_accounts_does() {
         const ROUNDS: usize = 20_000;
         for places in [1, 2, 3, 7, 64] {
-            let mut table = Own::new(places);
+            let mut table = OwnTable::new(places);
             let token = token(86_400_000);
             let mut recent: Vec<u64> = Vec::new();
             let mut random = 1u64;
@@ -1096,7 +1103,7 @@ mod tests {
     fn a_table_of_another_size_takes_over_what_was_used_last() {
         let token = token(86_400_000);
         for (places, more) in [(10, 20), (10, 10), (10, 4), (10, 1)] {
-            let mut table = Own::new(places);
+            let mut table = OwnTable::new(places);
             table.set_marker_key([7; 32]);
             for n in 0..10 {
                 table.store(&key(n), Wanted::Any, (&token, Role::Standard), false, NOW);
@@ -1105,7 +1112,7 @@ mod tests {
             assert!(fresh(&access(&mut table, 0, NOW, 10)).is_some());
             table.totals().kept = 3;
 
-            let mut other = Own::new(more);
+            let mut other = OwnTable::new(more);
             other.take_over(&mut table);
             assert_eq!((other.marker_key(), other.totals().kept), ([7; 32], 3));
             let last: Vec<u64> = [0, 9, 8, 7, 6, 5, 4, 3, 2, 1].into_iter().take(more).collect();
@@ -1127,7 +1134,7 @@ mod tests {
     fn links_that_were_left_half_way_are_made_anew() {
         let token = token(86_400_000);
         let fill = || {
-            let mut table = Own::new(8);
+            let mut table = OwnTable::new(8);
             for n in 0..8 {
                 table.store(&key(n), Wanted::Any, (&token, Role::Standard), false, NOW);
             }
@@ -1389,7 +1396,7 @@ mod tests {
     }
 
     /// A table with a token, and the number of its issue.
-    fn signed_in() -> (Own, u64) {
+    fn signed_in() -> (OwnTable, u64) {
         let mut table = table();
         let issue =
             table.store(&key(1), Wanted::Any, (&token(86_400_000), Role::Standard), false, NOW);

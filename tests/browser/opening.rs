@@ -1,7 +1,7 @@
 //! NPM's web UI opens signed in, and keeps a marker for a token.
 
 use serde_json::{json, Value};
-use testbed::{Client, Fault, Reply, Visitor};
+use testbed::{Client, Fault, Reply, Visitor, TOKEN_BEGINNING};
 
 use super::*;
 
@@ -29,7 +29,7 @@ fn all_known(tab: &Tab) -> Value {
 
 fn assert_no_jwt(tab: &Tab) {
     let known = all_known(tab).to_string();
-    let at = known.find("eyJhbGciOi").map(|at| &known[at.saturating_sub(300)..]);
+    let at = known.find(TOKEN_BEGINNING).map(|at| &known[at.saturating_sub(300)..]);
     assert_eq!(at, None, "a JWT is in the browser");
 }
 

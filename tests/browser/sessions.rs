@@ -1,6 +1,6 @@
 //! Authentik's sessions come and go, and so do NPM's tokens.
 
-use testbed::eventually;
+use testbed::{eventually, TOKEN_BEGINNING};
 
 use super::chromium::SOON;
 use super::*;
@@ -61,7 +61,7 @@ fn assert_inherits_nothing(path: &str, user: &str) {
     tab.follow("Sign in as bob@example.com");
     assert_signed_in(&tab, BOB);
     let kept = tab.run("JSON.stringify({...localStorage})").to_string();
-    assert!(kept.contains("eyJhbGciOi") && kept.contains("npm-token-inject-"), "{kept}");
+    assert!(kept.contains(TOKEN_BEGINNING) && kept.contains("npm-token-inject-"), "{kept}");
 
     world.npm.set_secret(GUEST, "another-secret");
     leave_authentik(&world, &tab);
@@ -69,10 +69,10 @@ fn assert_inherits_nothing(path: &str, user: &str) {
     world.pass_sign_in(&tab, path, user);
     assert_login_page(&tab);
     let kept = tab.run("JSON.stringify({...localStorage})").to_string();
-    assert!(!kept.contains("eyJhbGciOi") && !kept.contains("npm-token-inject-"), "{kept}");
+    assert!(!kept.contains(TOKEN_BEGINNING) && !kept.contains("npm-token-inject-"), "{kept}");
     for request in world.npm.requests() {
         assert!(
-            !request.authorization().iter().any(|sent| sent.contains("eyJhbGciOi")),
+            !request.authorization().iter().any(|sent| sent.contains(TOKEN_BEGINNING)),
             "{request:?}"
         );
     }

@@ -472,7 +472,7 @@ fn no_secret_and_no_token_is_shown_or_stands_among_the_arguments_of_a_program() 
         assert!(!said.contains(&secret) && !arguments.contains(&secret), "{secret}");
     }
     let session = fs::read_to_string(nginx.dir().join("cookie")).expect("a cookie");
-    for text in ["eyJhbGciOi", &session] {
+    for text in ["eyJ", &session] {
         assert!(!said.contains(text) && !arguments.contains(text), "{text} in {arguments}");
     }
 }

@@ -7,7 +7,9 @@ use std::thread;
 use std::time::Duration;
 
 use testbed::nginx::{binary, kill, worker_pids_of};
-use testbed::{eventually, npm_proxy_host, Client, Fault, Nginx, Npm, Outpost, Reply, Visitor};
+use testbed::{
+    eventually, npm_proxy_host, process, Client, Fault, Nginx, Npm, Outpost, Reply, Visitor,
+};
 
 use crate::site::*;
 
@@ -392,7 +394,7 @@ fn a_worker_leaks_no_descriptor_whatever_becomes_of_its_requests() {
     assert!(is_signed_in(&client.get(ME)));
     assert_eq!(status(&client.get("/gone/echo")), "error");
     let settled = || {
-        let (files, threads) = (open_files(worker), threads(worker));
+        let (files, threads) = (process::open_files(worker), threads(worker));
         // One thread for each NPM.
         (threads.len() == 2 && under_way(&nginx) == 0).then_some(files)
     };

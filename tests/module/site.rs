@@ -199,11 +199,6 @@ pub fn me_with<'c>(client: &'c Client, identity: &str, secret: &str) -> RequestB
     request.header("X-Credentials", &format!("Basic {pair}"))
 }
 
-/// How many files a process has open.
-pub fn open_files(pid: u32) -> usize {
-    fs::read_dir(format!("/proc/{pid}/fd")).map_or(0, Iterator::count)
-}
-
 /// The names of a process's threads, but for the first.
 pub fn threads(pid: u32) -> Vec<String> {
     let name = |task: fs::DirEntry| fs::read_to_string(task.path().join("comm")).ok();

@@ -20,6 +20,7 @@ mod headers;
 pub mod nginx;
 pub mod npm;
 pub mod outpost;
+pub mod process;
 mod proxy_host;
 mod random;
 pub mod server;
@@ -30,7 +31,7 @@ pub mod wait;
 pub use client::{Client, Reply};
 pub use headers::Headers;
 pub use nginx::{ConfigTest, Nginx};
-pub use npm::{Fault, Npm, Release};
+pub use npm::{Fault, Npm, Release, TOKEN_BEGINNING};
 pub use outpost::{Outpost, Session, Visitor};
 pub use proxy_host::{
     another_proxy_host, npm_proxy_host, proxy_host, AccessList, NPM_HTTP, NPM_LOCATION,

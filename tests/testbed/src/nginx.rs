@@ -17,6 +17,7 @@ use std::time::{Duration, Instant};
 use tempfile::TempDir;
 
 use crate::client::Client;
+use crate::process;
 use crate::server::lock;
 use crate::tls::Tls;
 use crate::wait::{eventually, free_port, happens};
@@ -769,7 +770,7 @@ pub fn kill(pid: u32, signal: i32) {
 pub fn worker_pids_of(master: u32) -> Vec<u32> {
     let mut pids = children_of(master);
     pids.retain(|&pid| {
-        let title = read_of_process(pid, "cmdline");
+        let title = process::read(pid, "cmdline");
         title.contains("worker process") && !title.contains("shutting down")
     });
     pids
@@ -784,12 +785,8 @@ fn children_of(parent: u32) -> Vec<u32> {
 }
 
 fn is_child_of(pid: u32, parent: u32) -> bool {
-    let stat = read_of_process(pid, "stat");
+    let stat = process::read(pid, "stat");
     // After "PID (NAME)" come the state and the parent.
     let found = stat.rsplit_once(')').and_then(|(_, rest)| rest.split_whitespace().nth(1));
     found == Some(&parent.to_string())
-}
-
-fn read_of_process(pid: u32, name: &str) -> String {
-    fs::read_to_string(format!("/proc/{pid}/{name}")).unwrap_or_default()
 }

@@ -1,45 +1,16 @@
 //! The table of tokens that all workers share, also where one that was killed has left it half-written.
 
 use std::collections::{HashMap, HashSet};
-use std::ops::{Deref, DerefMut};
 use std::time::Duration;
 
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use base64::Engine;
 use ngx_http_npm_token_inject_module::sso::account::{AccountKey, Wanted};
 use ngx_http_npm_token_inject_module::sso::cache::{
-    Access, Claim, Description, Doubt, Hint, Kind, Pid, Table,
+    Access, Claim, Description, Doubt, Hint, Kind, OwnTable, Pid,
 };
 use ngx_http_npm_token_inject_module::sso::npm::{LoginError, Role};
 use ngx_http_npm_token_inject_module::sso::token::{Millis, Token};
-
-/// A table in memory of its own.
-pub struct Own(Box<[u64]>);
-
-impl Own {
-    pub fn new(places: usize) -> Self {
-        let mut words = vec![0; Table::size(places).div_ceil(8)].into_boxed_slice();
-        // SAFETY: there are so many zeroed bytes.
-        unsafe { Table::lay_out(words.as_mut_ptr().cast(), places) };
-        Self(words)
-    }
-}
-
-impl Deref for Own {
-    type Target = Table;
-
-    fn deref(&self) -> &Table {
-        // SAFETY: `new` has laid it out, and nothing changes its first word.
-        unsafe { &*Table::at(self.0.as_ptr().cast_mut().cast()) }
-    }
-}
-
-impl DerefMut for Own {
-    fn deref_mut(&mut self) -> &mut Table {
-        // SAFETY: as above.
-        unsafe { &mut *Table::at(self.0.as_mut_ptr().cast()) }
-    }
-}
 
 /// The bytes as what workers do, one thing after the other; and as what a killed one has left.
 pub fn table(data: &[u8]) {
@@ -47,7 +18,7 @@ pub fn table(data: &[u8]) {
     let places = places(bytes.next().unwrap_or_default());
     let mut run = Run {
         bytes,
-        table: Own::new(places),
+        table: OwnTable::new(places),
         now: 1_700_000_000_000,
         alive: !0,
         hint: 0,
@@ -89,7 +60,7 @@ struct Stored {
 
 struct Run<B> {
     bytes: B,
-    table: Own,
+    table: OwnTable,
     now: Millis,
     /// A bit for each process.
     alive: u8,
@@ -127,7 +98,7 @@ impl<B: Iterator<Item = u8>> Run<B> {
 
     /// Another reading of the configuration, with a table of another size.
     fn take_over(&mut self, n: u8) {
-        let mut other = Own::new(places(n));
+        let mut other = OwnTable::new(places(n));
         other.take_over(&mut self.table);
         self.table = other;
         self.model.places = self.model.places.min(places(n));
@@ -136,35 +107,36 @@ impl<B: Iterator<Item = u8>> Run<B> {
     /// Changes one word, though not the number of places. No count comes to the end of its numbers.
     fn poke(&mut self) {
         let (index, word) = (self.word_index(), self.word() >> 8);
-        self.table.0[index] = word;
+        self.table.words_mut()[index] = word;
         self.model.is_lost = true;
     }
 
     fn word_index(&mut self) -> usize {
         let index = usize::from(u16::from_le_bytes([self.byte(), self.byte()]));
-        1 + index % (self.table.0.len() - 1)
+        index % self.table.words_mut().len()
     }
 
     /// Changes many words, each to the number of a place or nearly.
     fn fill(&mut self, n: u8) {
         let from = self.word_index();
         let pattern = self.word();
-        for index in from..(from + usize::from(n) * 8).min(self.table.0.len()) {
-            let nibble = |shift: usize| pattern >> ((index * 8 + shift) % 61) & 15;
-            self.table.0[index] = nibble(0) | nibble(4) << 32;
+        let words = self.table.words_mut().iter_mut().enumerate().skip(from);
+        for (index, word) in words.take(usize::from(n) * 8) {
+            let nibble = |shift: usize| pattern >> (((index + 1) * 8 + shift) % 61) & 15;
+            *word = nibble(0) | nibble(4) << 32;
         }
         self.model.is_lost = true;
     }
 
     /// Does something, of which only some words are written.
     fn tear(&mut self) {
-        let before = self.table.0.clone();
+        let mut before = self.table.clone();
         let (what, n, lost) = (self.byte(), self.byte(), self.word());
         self.work(what, n % 16);
-        let words = self.table.0.iter_mut().zip(before);
-        for (n, (word, old)) in words.filter(|(word, old)| *word != old).enumerate() {
+        let words = self.table.words_mut().iter_mut().zip(before.words_mut());
+        for (n, (word, old)) in words.filter(|(word, old)| word != old).enumerate() {
             if lost >> (n % 64) & 1 != 0 {
-                *word = old;
+                *word = *old;
             }
         }
         self.model.is_lost = true;

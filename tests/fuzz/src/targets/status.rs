@@ -1,11 +1,9 @@
 //! What the status page shows of accounts whose names come from outside.
 
 use ngx_http_npm_token_inject_module::sso::account::AccountKey;
-use ngx_http_npm_token_inject_module::sso::cache::{Description, Kind};
+use ngx_http_npm_token_inject_module::sso::cache::{Description, Kind, OwnTable};
 use ngx_http_npm_token_inject_module::sso::npm::LoginError;
 use ngx_http_npm_token_inject_module::sso::status::Status;
-
-use super::cache::Own;
 
 const NOW: u64 = 1_700_000_000_000;
 
@@ -55,7 +53,7 @@ pub fn status(data: &[u8]) {
 }
 
 fn status_of([identity, user, url, error]: [&str; 4]) -> Status {
-    let mut table = Own::new(2);
+    let mut table = OwnTable::new(2);
     let key = AccountKey([1; 4]);
     table.describe(&key, Description { identity, url, kind: Kind::Named, user }, NOW);
     table.fail(&key, &LoginError::Unreachable(error.to_owned()), NOW);

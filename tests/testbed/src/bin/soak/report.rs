@@ -1,9 +1,9 @@
 //! What nginx weighs, and what there is to say in the end.
 
 use std::fmt;
-use std::fs;
 use std::time::Duration;
 
+use testbed::process;
 use testbed::wait::happens;
 
 use super::traffic::status;
@@ -31,7 +31,7 @@ const GROWTH_PART: u64 = 20;
 /// What an idle process has.
 #[derive(Clone, Copy, Default)]
 struct Weight {
-    /// `VmRSS`, in KiB.
+    /// In KiB.
     memory: u64,
     descriptors: usize,
     threads: usize,
@@ -39,13 +39,11 @@ struct Weight {
 
 impl Weight {
     fn of(pid: u32) -> Self {
-        let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
-        let number = |name: &str| {
-            let line = status.lines().find_map(|line| line.strip_prefix(name));
-            line.and_then(|line| line.split_whitespace().next()?.parse().ok()).unwrap_or_default()
-        };
-        let descriptors = fs::read_dir(format!("/proc/{pid}/fd")).map_or(0, Iterator::count);
-        Self { memory: number("VmRSS:"), descriptors, threads: number("Threads:") as usize }
+        Self {
+            memory: process::memory(pid),
+            descriptors: process::open_files(pid),
+            threads: process::threads(pid) as usize,
+        }
     }
 }
 

@@ -6,7 +6,7 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use base64::Engine;
 use serde_json::Value;
 use testbed::client::RequestBuilder;
-use testbed::{Client, Reply};
+use testbed::{Client, Reply, TOKEN_BEGINNING};
 
 use super::judge::{Problem, Symptom};
 use super::people::{By, Host, User};
@@ -104,7 +104,7 @@ impl World {
             .header("Sec-Fetch-Dest", "document");
         self.judge("page", user, request, |reply| {
             let page = reply.text();
-            if page.contains("eyJhbGciOi") {
+            if page.contains(TOKEN_BEGINNING) {
                 return wrong("a token in the page");
             }
             token(reply)?;
