@@ -78,9 +78,7 @@ fn authorize_subrequest(request: &mut Request) -> Result<(), OutOfMemory> {
         Some(Directive::On(settings)) => Some(settings.clone()),
         _ => None,
     };
-    // SAFETY: every subrequest has a main request, which lives longer, and whose headers are its own.
-    let main = unsafe { Request::from_ngx_http_request(request.as_ref().main) };
-    let (directive, context) = (on(request.as_ref()), RequestContext::of_main(main));
+    let (directive, context) = (on(request.as_ref()), RequestContext::of_main(request));
     if let (Some(settings), Some(context)) = (&directive, context) {
         if context.is_of(settings) {
             let value = context.authorization();
@@ -90,17 +88,18 @@ fn authorize_subrequest(request: &mut Request) -> Result<(), OutOfMemory> {
             };
         }
     }
-    if let Some((context, original)) =
-        context.and_then(|context| Some((context, context.original?)))
+    let is_met = context.is_some();
+    if let Some((original, sent)) =
+        context.and_then(|context| Some((context.original?, context.sent)))
     {
-        headers_in::restore_in_subrequest(request, original, context.sent)?;
+        headers_in::restore_in_subrequest(request, original, sent)?;
     }
     let Some(settings) = directive else {
         return Ok(());
     };
-    let of_main = on(main.as_ref());
+    let of_main = on(request.main().as_ref());
     // The question to Authentik is such a subrequest, too. Nobody is known yet.
-    let is_early = context.is_none() && of_main.is_some_and(|main| Rc::ptr_eq(&main, &settings));
+    let is_early = !is_met && of_main.is_some_and(|main| Rc::ptr_eq(&main, &settings));
     match is_early || settings.user.evaluate(request).ok_or(OutOfMemory)?.is_empty() {
         true => Ok(()),
         false => headers_in::authorize_subrequest(request, None),

@@ -1,5 +1,6 @@
 //! What there is to ask of a request, beside its headers.
 
+use std::cell::UnsafeCell;
 use std::ffi::c_void;
 
 use ngx::core::Pool;
@@ -9,9 +10,10 @@ use super::bindings::{ngx_http_request_t, ngx_log_t, ngx_uint_t, NGX_HTTP_GET, N
 use super::TokenInject;
 use crate::sso::path;
 
-/// A request. (That of `ngx` reads nginx's structure by other bindings.)
+/// A request. (That of `ngx` reads nginx's structure by other bindings.) In a cell, for nginx changes it
+/// where it is only asked: for the value of a variable, which other modules may make.
 #[repr(transparent)]
-pub struct Request(ngx_http_request_t);
+pub struct Request(UnsafeCell<ngx_http_request_t>);
 
 impl Request {
     /// The request that nginx passes to a handler.
@@ -25,46 +27,52 @@ impl Request {
         unsafe { &mut *r.cast::<Self>() }
     }
 
+    /// The pointer to it, for nginx's own functions.
+    pub fn as_ptr(&self) -> *mut ngx_http_request_t {
+        self.0.get()
+    }
+
     /// Whether it is no subrequest.
     pub fn is_main(&self) -> bool {
-        std::ptr::eq(&self.0, self.0.main)
+        std::ptr::eq(self.as_ref(), self.as_ref().main)
     }
 
     /// The request that it is a part of, or itself.
     pub fn main(&self) -> &Self {
         // SAFETY: every request has a main one, which lives longer; both types are the same in memory.
-        unsafe { &*self.0.main.cast::<Self>() }
+        unsafe { &*self.as_ref().main.cast::<Self>() }
     }
 
     /// The slot in which it keeps what the module knows of it. nginx clears that where it redirects
     /// the request internally.
     pub fn slot(&self) -> *mut *mut c_void {
         // SAFETY: a request has a slot for each module.
-        unsafe { self.0.ctx.add(TokenInject::module().ctx_index) }
+        unsafe { self.as_ref().ctx.add(TokenInject::module().ctx_index) }
     }
 
     /// Its pool.
     pub fn pool(&self) -> Pool {
         // SAFETY: a request has a pool, which lives as long.
-        unsafe { Pool::from_ngx_pool(self.0.pool) }
+        unsafe { Pool::from_ngx_pool(self.as_ref().pool) }
     }
 
     /// The log of its connection.
     pub fn log(&self) -> *mut ngx_log_t {
         // SAFETY: a request has a connection, which lives longer.
-        unsafe { (*self.0.connection).log }
+        unsafe { (*self.as_ref().connection).log }
     }
 }
 
 impl AsRef<ngx_http_request_t> for Request {
     fn as_ref(&self) -> &ngx_http_request_t {
-        &self.0
+        // SAFETY: the request is valid; nobody keeps this reference while nginx is asked for a value.
+        unsafe { &*self.0.get() }
     }
 }
 
 impl AsMut<ngx_http_request_t> for Request {
     fn as_mut(&mut self) -> &mut ngx_http_request_t {
-        &mut self.0
+        self.0.get_mut()
     }
 }
 

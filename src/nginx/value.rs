@@ -53,7 +53,7 @@ impl Value {
 
     /// The text for this request; empty where a variable is not found. `None` when memory is out.
     pub fn evaluate<'r>(&self, request: &'r Request) -> Option<&'r [u8]> {
-        let request = request.as_ref() as *const _ as *mut _;
+        let request = request.as_ptr();
         // SAFETY: the request is valid; what is returned lives as long, and nginx sets data wherever it
         // sets a length.
         unsafe {

@@ -1,7 +1,7 @@
 //! NPM's API, as far as signing in needs it.
 
 use std::env;
-use std::ffi::{OsStr, OsString};
+use std::ffi::OsString;
 use std::io;
 use std::num::NonZeroU16;
 use std::sync::{Arc, OnceLock};
@@ -35,7 +35,7 @@ const LIST_MAX: u64 = 8 * 1024 * 1024;
 pub const DEFAULT_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// The port of NPM's web UI and API, unless [`ADMIN_PORT`] names another.
-const DEFAULT_PORT: u16 = 81;
+const DEFAULT_PORT: NonZeroU16 = NonZeroU16::new(81).unwrap();
 
 /// The environment variable by which NPM's container moves that port.
 const ADMIN_PORT: &str = "NPM_ADMIN_PORT";
@@ -59,27 +59,31 @@ impl BaseUrl {
         Self::at_port(admin_port(), warn)
     }
 
-    fn at_port(port: Option<&OsStr>, warn: &mut dyn FnMut(String)) -> Self {
-        let port = port.filter(|text| !text.is_empty()).and_then(|text| {
-            let port = text.to_str().and_then(|text| text.parse::<NonZeroU16>().ok());
-            if port.is_none() {
-                warn(format!(
-                    "{ADMIN_PORT} is {text:?} in nginx's environment, which is no port: NPM is \
-                     looked for at {DEFAULT_PORT}; mend it, or set \"api\""
-                ));
-            }
-            port
+    fn at_port(port: &Result<NonZeroU16, OsString>, warn: &mut dyn FnMut(String)) -> Self {
+        let port = port.as_ref().unwrap_or_else(|text| {
+            warn(format!(
+                "{ADMIN_PORT} is {text:?} in nginx's environment, which is no port: NPM is looked \
+                 for at {DEFAULT_PORT}; mend it, or set \"api\""
+            ));
+            &DEFAULT_PORT
         });
-        Self(format!("http://127.0.0.1:{}", port.map_or(DEFAULT_PORT, NonZeroU16::get)))
+        Self(format!("http://127.0.0.1:{port}"))
     }
 }
 
-/// What [`ADMIN_PORT`] says, as of the first call. Later it may be gone: an nginx without a master
-/// process takes most variables away when it has read its configuration for the first time
-/// (`ngx_single_process_cycle`).
-pub fn admin_port() -> Option<&'static OsStr> {
-    static FOUND: OnceLock<Option<OsString>> = OnceLock::new();
-    FOUND.get_or_init(|| env::var_os(ADMIN_PORT)).as_deref()
+/// The port that [`ADMIN_PORT`] says, as of the first call, or its text where that is none. Later it
+/// may be gone: an nginx without a master process takes most variables away when it has read its
+/// configuration for the first time (`ngx_single_process_cycle`).
+pub fn admin_port() -> &'static Result<NonZeroU16, OsString> {
+    static FOUND: OnceLock<Result<NonZeroU16, OsString>> = OnceLock::new();
+    FOUND.get_or_init(|| parse_port(env::var_os(ADMIN_PORT).unwrap_or_default()))
+}
+
+fn parse_port(text: OsString) -> Result<NonZeroU16, OsString> {
+    if text.is_empty() {
+        return Ok(DEFAULT_PORT);
+    }
+    text.to_str().and_then(|text| text.parse().ok()).ok_or(text)
 }
 
 impl TryFrom<String> for BaseUrl {
@@ -682,19 +686,18 @@ mod tests {
     #[test]
     fn npm_is_looked_for_at_its_own_port() {
         for (port, url, is_warned_of) in [
-            (None, "http://127.0.0.1:81", false),
-            (Some(""), "http://127.0.0.1:81", false),
-            (Some("8181"), "http://127.0.0.1:8181", false),
-            (Some("65535"), "http://127.0.0.1:65535", false),
-            (Some("0"), "http://127.0.0.1:81", true),
-            (Some("65536"), "http://127.0.0.1:81", true),
-            (Some("-1"), "http://127.0.0.1:81", true),
-            (Some("81;"), "http://127.0.0.1:81", true),
-            (Some("eighty"), "http://127.0.0.1:81", true),
+            ("", "http://127.0.0.1:81", false),
+            ("8181", "http://127.0.0.1:8181", false),
+            ("65535", "http://127.0.0.1:65535", false),
+            ("0", "http://127.0.0.1:81", true),
+            ("65536", "http://127.0.0.1:81", true),
+            ("-1", "http://127.0.0.1:81", true),
+            ("81;", "http://127.0.0.1:81", true),
+            ("eighty", "http://127.0.0.1:81", true),
         ] {
             let mut warnings = Vec::new();
-            let own = BaseUrl::at_port(port.map(OsStr::new), &mut |text| warnings.push(text));
-            assert_eq!((own.as_str(), !warnings.is_empty()), (url, is_warned_of), "{port:?}");
+            let own = BaseUrl::at_port(&parse_port(port.into()), &mut |text| warnings.push(text));
+            assert_eq!((own.as_str(), !warnings.is_empty()), (url, is_warned_of), "{port}");
             assert!(BaseUrl::try_from(own.as_str().to_owned()).is_ok());
         }
     }
