@@ -9,6 +9,7 @@ use core::mem::MaybeUninit;
 use core::ptr;
 
 use crate::elf::{self, File};
+use crate::names::{is_for, is_library};
 use crate::running::{version_of, Running};
 use crate::structures::ngx_module_t;
 use crate::{display, tables};
@@ -43,14 +44,12 @@ pub fn open(running: &Running) -> Result<Build, Lack> {
     let Some(folder) = folder() else {
         return Err(lack);
     };
-    let mut names = names(&folder);
+    let mut names = libraries(&folder);
     names.sort_unstable();
     lack.folder = lossy(&folder);
     lack.builds = names.iter().map(|name| lossy(name)).collect();
 
-    let ending = format!("-{}.so", running.id);
-    let fitting = |name: &&Vec<u8>| !running.id.is_empty() && name.ends_with(ending.as_bytes());
-    for name in names.iter().filter(fitting) {
+    for name in names.iter().filter(|name| is_for(name, &running.id)) {
         match Build::open(&folder, name, running) {
             Ok(build) => return Ok(build),
             Err(reason) => lack.unfit = Some((lossy(name), reason)),
@@ -218,7 +217,7 @@ fn folder() -> Option<Vec<u8>> {
 }
 
 /// The names of the libraries in a folder; none where it cannot be read.
-fn names(folder: &[u8]) -> Vec<Vec<u8>> {
+fn libraries(folder: &[u8]) -> Vec<Vec<u8>> {
     let mut names = Vec::new();
     let Ok(folder) = CString::new(folder) else {
         return names;
@@ -232,7 +231,7 @@ fn names(folder: &[u8]) -> Vec<Vec<u8>> {
         }
         while let Some(entry) = libc::readdir(entries).as_ref() {
             let name = CStr::from_ptr(ptr::addr_of!(entry.d_name).cast()).to_bytes();
-            if name.ends_with(b".so") {
+            if is_library(name) {
                 names.push(name.to_vec());
             }
         }

@@ -15,6 +15,7 @@ extern crate alloc;
 mod aside;
 mod builds;
 mod elf;
+mod names;
 mod running;
 mod structures;
 #[cfg(panic = "abort")]

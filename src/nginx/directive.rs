@@ -1,4 +1,4 @@
-//! How the directives are written: parsing, and every error of it.
+//! The directives, as nginx reads them: what each says, and what is wrong with it.
 
 use std::cell::RefCell;
 use std::ffi::{c_char, c_void, OsStr};
@@ -24,17 +24,14 @@ use super::bindings::{ngx_http_regex_compile, ngx_regex_compile_t};
 use super::log::place;
 use super::others;
 use super::process::is_cold_start;
-use super::settings::{
-    AuthRequestSet, Browser, ClientToken, Directive, Identity, MainConf, OnError, Settings,
-};
+use super::settings::{AuthRequestSet, Directive, Identity, MainConf, Settings};
 use super::status_page;
-use super::value::{variable_names, Value};
+use super::value::Value;
 use super::zone::Zone;
 use super::TokenInject;
 use crate::sso::accounts::{Accounts, AccountsError};
-use crate::sso::framing::{Framing, FramingError};
-use crate::sso::groups::Separator;
-use crate::sso::npm::BaseUrl;
+use crate::sso::parameters::{ParameterError, Parameters};
+use crate::sso::variables;
 
 /// The accounts file of `npm_token_inject on`.
 const DEFAULT_FILE: &str = "/data/npm_token_inject.json";
@@ -76,30 +73,8 @@ enum DirectiveError {
     Duplicate,
     #[error("\"off\" takes no parameters")]
     OffWithParameters,
-    #[error("unknown parameter \"{0}\"")]
-    UnknownParameter(String),
-    #[error("duplicate parameter \"{0}\"")]
-    DuplicateParameter(&'static str),
-    #[error("parameter \"{0}\" has no value")]
-    EmptyParameter(&'static str),
-    #[error(
-        "invalid value \"{value}\" of parameter \"{name}\": it is \"{first}\" or \"{second}\""
-    )]
-    InvalidValue { name: &'static str, value: String, first: &'static str, second: &'static str },
-    #[error("invalid value \"{0}\" of parameter \"sign_out\": it is a path that begins with \"/\", or an http URL")]
-    InvalidSignOut(String),
-    #[error("\"sign_out\" needs browser=on")]
-    SignOutWithoutBrowser,
-    #[error("invalid value of parameter \"api\": {0}")]
-    InvalidApi(String),
-    #[error("invalid value of parameter \"frame_ancestors\": {0}")]
-    InvalidFrameAncestors(#[from] FramingError),
-    #[error(
-        "\"{parameter}\" comes from the client: anybody could send ${variable}; \
-         take it from the answer to auth_request, with auth_request_set, \
-         or say trust_headers=on where nobody can reach this server but through a proxy that sets it"
-    )]
-    FromClient { parameter: &'static str, variable: String },
+    #[error("{0}")]
+    Parameter(#[from] ParameterError),
     #[error(
         "invalid size \"{value}\": it is a number with k or m, as 1m, and no less than {least}k"
     )]
@@ -109,97 +84,6 @@ enum DirectiveError {
     /// nginx has said it already.
     #[error("no memory, or not a value that nginx can read")]
     Nginx,
-}
-
-/// The parameters as they are written.
-#[derive(Default)]
-struct Parameters {
-    user: Option<ngx_str_t>,
-    email: Option<ngx_str_t>,
-    groups: Option<ngx_str_t>,
-    groups_separator: Option<ngx_str_t>,
-    name: Option<ngx_str_t>,
-    credentials: Option<ngx_str_t>,
-    api: Option<ngx_str_t>,
-    on_error: Option<ngx_str_t>,
-    client_token: Option<ngx_str_t>,
-    browser: Option<ngx_str_t>,
-    sign_out: Option<ngx_str_t>,
-    frame_ancestors: Option<ngx_str_t>,
-    trust_headers: Option<ngx_str_t>,
-}
-
-impl Parameters {
-    fn parse(arguments: &[ngx_str_t]) -> Result<Self, DirectiveError> {
-        let mut parameters = Self::default();
-        for argument in arguments {
-            let text = argument.as_bytes();
-            // What follows the name may be a secret: it is not quoted.
-            let equals = text.iter().position(|&b| b == b'=').unwrap_or(text.len());
-            let unknown = || {
-                let name = String::from_utf8_lossy(&text[..equals]);
-                DirectiveError::UnknownParameter(name.into_owned())
-            };
-            if equals == text.len() {
-                return Err(unknown());
-            }
-            let (name, place) = match &text[..equals] {
-                b"user" => ("user", &mut parameters.user),
-                b"email" => ("email", &mut parameters.email),
-                b"groups" => ("groups", &mut parameters.groups),
-                b"groups_separator" => ("groups_separator", &mut parameters.groups_separator),
-                b"name" => ("name", &mut parameters.name),
-                b"credentials" => ("credentials", &mut parameters.credentials),
-                b"api" => ("api", &mut parameters.api),
-                b"on_error" => ("on_error", &mut parameters.on_error),
-                b"client_token" => ("client_token", &mut parameters.client_token),
-                b"browser" => ("browser", &mut parameters.browser),
-                b"sign_out" => ("sign_out", &mut parameters.sign_out),
-                b"frame_ancestors" => ("frame_ancestors", &mut parameters.frame_ancestors),
-                b"trust_headers" => ("trust_headers", &mut parameters.trust_headers),
-                _ => return Err(unknown()),
-            };
-            let value = match argument.split_at(equals + 1) {
-                Some((_, value)) if !value.is_empty() => value,
-                _ => return Err(DirectiveError::EmptyParameter(name)),
-            };
-            if place.replace(value).is_some() {
-                return Err(DirectiveError::DuplicateParameter(name));
-            }
-        }
-        Ok(parameters)
-    }
-
-    /// The identity parameters that are given.
-    fn identity(&self) -> impl Iterator<Item = (&'static str, ngx_str_t)> {
-        let given = [
-            ("user", self.user),
-            ("email", self.email),
-            ("groups", self.groups),
-            ("name", self.name),
-            ("credentials", self.credentials),
-        ];
-        given.into_iter().filter_map(|(name, value)| Some((name, value?)))
-    }
-}
-
-/// One of two words; the first where none is given.
-fn either<T>(
-    name: &'static str,
-    value: Option<ngx_str_t>,
-    [first, second]: [(&'static str, T); 2],
-) -> Result<T, DirectiveError> {
-    match value {
-        None => Ok(first.1),
-        Some(value) if value.as_bytes() == first.0.as_bytes() => Ok(first.1),
-        Some(value) if value.as_bytes() == second.0.as_bytes() => Ok(second.1),
-        Some(value) => Err(DirectiveError::InvalidValue {
-            name,
-            value: display(&value),
-            first: first.0,
-            second: second.0,
-        }),
-    }
 }
 
 extern "C" fn set(cf: *mut ngx_conf_t, _: *mut ngx_command_t, conf: *mut c_void) -> *mut c_char {
@@ -296,66 +180,22 @@ fn parse(cf: &mut ngx_conf_t, before: &Directive) -> Result<Directive, Directive
         };
     }
 
-    let parameters = Parameters::parse(rest)?;
-    let on_error = either(
-        "on_error",
-        parameters.on_error,
-        [("pass", OnError::Pass), ("deny", OnError::Deny)],
-    )?;
-    let client_token = either(
-        "client_token",
-        parameters.client_token,
-        [("keep", ClientToken::Keep), ("replace", ClientToken::Replace)],
-    )?;
-    let groups_separator = either(
-        "groups_separator",
-        parameters.groups_separator,
-        [("|", Separator::Bar), (",", Separator::Comma)],
-    )?;
-    let trust_headers =
-        either("trust_headers", parameters.trust_headers, [("off", false), ("on", true)])?;
-    let api = match parameters.api {
-        Some(api) => Some(BaseUrl::try_from(display(&api)).map_err(DirectiveError::InvalidApi)?),
-        None => None,
-    };
-    let browser = browser(&parameters)?;
-    let framing = match parameters.frame_ancestors {
-        Some(list) => Framing::parse(&display(&list))?,
-        None => Framing::SELF,
-    };
-
-    let mut variables = Vec::new();
-    for (parameter, value) in parameters.identity() {
-        for name in variable_names(value.as_bytes()) {
-            let name = String::from_utf8_lossy(name).to_ascii_lowercase();
-            if !trust_headers && is_from_client(&name) {
-                return Err(DirectiveError::FromClient { parameter, variable: name });
-            }
-            variables.push((parameter, name));
-        }
-    }
-    if parameters.user.is_some_and(|user| variable_names(user.as_bytes()).is_empty()) {
+    let parameters = Parameters::parse(rest.iter().map(ngx_str_t::as_bytes))?;
+    if parameters.is_one_user() {
         ngx_conf_log_error!(
             NGX_LOG_WARN,
             cf,
             "npm_token_inject: \"user\" names no variable: everybody is signed in as that one user"
         );
     }
-    let user = parameters.user.unwrap_or(ngx_string!("$authentik_username"));
-    if parameters.user.is_none() {
-        variables.push(("user", "authentik_username".to_owned()));
-    }
-    let mut compile = |value: Option<ngx_str_t>| match value {
-        Some(text) => Value::compile(cf, text).map(Some).ok_or(DirectiveError::Nginx),
-        None => Ok(None),
-    };
-    let user = compile(Some(user))?.ok_or(DirectiveError::Nginx)?;
-    let email = compile(parameters.email)?;
-    let groups = compile(parameters.groups)?;
-    let credentials = compile(parameters.credentials)?;
-    let name = compile(parameters.name)?;
+    let mut compile = |text: &[u8]| Value::compile(cf, text).ok_or(DirectiveError::Nginx);
+    let user = compile(parameters.user)?;
+    let email = parameters.email.map(&mut compile).transpose()?;
+    let groups = parameters.groups.map(&mut compile).transpose()?;
+    let credentials = parameters.credentials.map(&mut compile).transpose()?;
+    let name = parameters.name.map(&mut compile).transpose()?;
 
-    let accounts = match load_accounts(cf, file, (api, groups_separator), credentials.is_some()) {
+    let accounts = match load_accounts(cf, file, &parameters) {
         Err(DirectiveError::Accounts(error)) if is_cold_start(cf) => {
             ngx_conf_log_error!(
                 NGX_LOG_EMERG,
@@ -374,17 +214,17 @@ fn parse(cf: &mut ngx_conf_t, before: &Directive) -> Result<Directive, Directive
         accounts,
         user,
         credentials,
-        on_error,
-        client_token,
-        browser,
-        trust_headers,
-        framing,
+        on_error: parameters.on_error,
+        client_token: parameters.client_token,
+        browser: parameters.browser,
+        trust_headers: parameters.trust_headers,
+        framing: parameters.framing,
         email: Identity::new("authentik_email", email),
         groups: Identity::new("authentik_groups", groups),
-        groups_separator,
+        groups_separator: parameters.groups_separator,
         name: Identity::new("authentik_name", name),
         markers: RefCell::default(),
-        variables,
+        variables: parameters.variables,
         place: place(cf),
     });
     let main = TokenInject::main_conf_mut(cf).ok_or(DirectiveError::Nginx)?;
@@ -393,25 +233,10 @@ fn parse(cf: &mut ngx_conf_t, before: &Directive) -> Result<Directive, Directive
     Ok(Directive::On(settings))
 }
 
-fn browser(parameters: &Parameters) -> Result<Option<Browser>, DirectiveError> {
-    let sign_out = match parameters.sign_out.as_ref().map(display) {
-        Some(uri) if !["/", "http://", "https://"].iter().any(|start| uri.starts_with(start)) => {
-            return Err(DirectiveError::InvalidSignOut(uri));
-        }
-        sign_out => sign_out,
-    };
-    match either("browser", parameters.browser, [("on", true), ("off", false)])? {
-        true => Ok(Some(Browser { sign_out })),
-        false if sign_out.is_some() => Err(DirectiveError::SignOutWithoutBrowser),
-        false => Ok(None),
-    }
-}
-
 fn load_accounts(
     cf: &mut ngx_conf_t,
     file: ngx_str_t,
-    (api, separator): (Option<BaseUrl>, Separator),
-    has_credentials: bool,
+    parameters: &Parameters<'_>,
 ) -> Result<Accounts, DirectiveError> {
     let is_default = file.as_bytes() == b"on";
     let mut name = match is_default {
@@ -426,9 +251,10 @@ fn load_accounts(
     let mut warn = |message: String| {
         ngx_conf_log_error!(NGX_LOG_WARN, cf, "npm_token_inject: {}", message);
     };
-    match Accounts::load(path, api.clone(), separator, &mut warn) {
-        Err(error) if is_default && has_credentials && error.is_missing_file() => {
-            Ok(Accounts::none(api, &mut warn))
+    let api = parameters.api.clone();
+    match Accounts::load(path, api, parameters.groups_separator, &mut warn) {
+        Err(error) if is_default && parameters.credentials.is_some() && error.is_missing_file() => {
+            Ok(Accounts::none(parameters.api.clone(), &mut warn))
         }
         result => Ok(result?),
     }
@@ -458,7 +284,7 @@ pub fn finish(cf: &mut ngx_conf_t) -> Result<(), Status> {
         for (parameter, name) in settings.says_who().filter(|_| !settings.trust_headers) {
             let get = get_handler(cf, name.as_bytes());
             if get.zip(capture).is_some_and(|(get, capture)| ptr::fn_addr_eq(get, capture)) {
-                let error = DirectiveError::FromClient { parameter, variable: name.to_owned() };
+                let error = ParameterError::FromClient { parameter, variable: name.to_owned() };
                 ngx_log_error!(
                     NGX_LOG_EMERG,
                     cf.log,
@@ -475,7 +301,7 @@ pub fn finish(cf: &mut ngx_conf_t) -> Result<(), Status> {
                     cf.log,
                     "npm_token_inject: nothing sets ${name}, which \"{parameter}\" needs; add the \
                      line \"auth_request_set ${name} {source};\" beside auth_request, in {place}",
-                    source = answer_variable(parameter),
+                    source = variables::answer(parameter),
                     place = settings.place
                 );
                 return Err(Status::NGX_ERROR);
@@ -510,87 +336,13 @@ fn check_sign_in_as(cf: &ngx_conf_t, settings: &Settings) -> Result<(), Status> 
                  line \"auth_request_set ${variable} {source};\" beside auth_request, or give \
                  {parameter}=, in {place}",
                 variable = identity.variable,
-                source = answer_variable(parameter),
+                source = variables::answer(parameter),
                 place = settings.place
             );
             return Err(Status::NGX_ERROR);
         }
     }
     Ok(())
-}
-
-/// Where Authentik's answer to auth_request has what a parameter needs.
-fn answer_variable(parameter: &str) -> &'static str {
-    match parameter {
-        "email" => "$upstream_http_x_authentik_email",
-        "groups" => "$upstream_http_x_authentik_groups",
-        "name" => "$upstream_http_x_authentik_name",
-        "credentials" => "$upstream_http_authorization",
-        _ => "$upstream_http_x_authentik_username",
-    }
-}
-
-/// Whether a variable holds what the client sent, or chooses: of all that nginx and OpenResty have.
-fn is_from_client(name: &str) -> bool {
-    const PREFIXES: [&str; 8] =
-        ["http_", "arg_", "cookie_", "proxy_protocol_", "ssl_", "uid_", "echo_", "fastcgi_"];
-    const NAMES: [&str; 33] = [
-        "ancient_browser",
-        "args",
-        "binary_remote_addr",
-        "content_length",
-        "content_type",
-        "document_root",
-        "document_uri",
-        "host",
-        "http2",
-        "http3",
-        "https",
-        "is_args",
-        "is_request_port",
-        "modern_browser",
-        "msie",
-        "proxy_add_via",
-        "proxy_add_x_forwarded_for",
-        "query_string",
-        "realpath_root",
-        // By X-Real-IP, for one.
-        "remote_addr",
-        "remote_port",
-        "remote_user",
-        "request",
-        "request_body",
-        "request_body_file",
-        "request_filename",
-        "request_length",
-        "request_method",
-        "request_port",
-        "request_uri",
-        "scheme",
-        "server_protocol",
-        "uri",
-    ];
-    // What a part of a regular expression has found, as $1.
-    let is_capture = name.starts_with(|first: char| first.is_ascii_digit());
-    let is_other = matches!(name, "secure_link_expires" | "slice_range");
-    let has_prefix = PREFIXES.iter().any(|prefix| name.starts_with(prefix));
-    is_capture || is_other || has_prefix || NAMES.contains(&name)
-}
-
-/// The variable of the client's that this variable is set from, by one `auth_request_set` or more.
-fn source(name: &str, sets: &[&AuthRequestSet], depth: usize) -> Option<String> {
-    /// Longer chains nobody writes; a circle has no end.
-    const LONGEST: usize = 8;
-    let values = sets.iter().filter(|set| set.variable == name).flat_map(|set| {
-        let names = variable_names(&set.value).into_iter();
-        names.map(|name| String::from_utf8_lossy(name).to_ascii_lowercase())
-    });
-    let mut found = values.filter_map(|name| match is_from_client(&name) {
-        true => Some(name),
-        false if depth < LONGEST => source(&name, sets, depth + 1),
-        false => None,
-    });
-    found.next()
 }
 
 /// Looks whether who a user is comes from the client all the same in a location, by way of
@@ -610,15 +362,17 @@ pub fn check_sources(cf: &ngx_conf_t, directive: &Directive) -> Result<(), Statu
     let here = others::of(cf).map(|others| &others.sets[..]).unwrap_or_default();
     let all = TokenInject::main_conf(cf).map(|main| &main.auth_request_sets[..]);
     let server = others::server(cf);
-    let of_server = all.unwrap_or_default().iter().filter(|set| set.server == server);
-    let of_server: Vec<&AuthRequestSet> = of_server.map(|set| &**set).collect();
-    let here: Vec<&AuthRequestSet> = here.iter().map(|set| &**set).collect();
+    let of_server = all
+        .unwrap_or_default()
+        .iter()
+        .filter(|set| set.server == server && !here.iter().any(|own| own.variable == set.variable));
+    let sets: Vec<&AuthRequestSet> = here.iter().chain(of_server).map(|set| &**set).collect();
+    let texts: Vec<_> = sets.iter().map(|set| set.text()).collect();
     for (parameter, name) in settings.says_who() {
-        let is_set = |set: &&&AuthRequestSet| set.variable == name;
-        let sets = if here.iter().any(|set| is_set(&set)) { &here } else { &of_server };
-        let Some(variable) = source(name, sets, 0) else {
+        let Some(variable) = variables::source(name, &texts) else {
             continue;
         };
+        let own = sets.iter().find(|set| set.variable == name);
         ngx_log_error!(
             NGX_LOG_EMERG,
             cf.log,
@@ -626,8 +380,8 @@ pub fn check_sources(cf: &ngx_conf_t, directive: &Directive) -> Result<(), Statu
              ${variable}, which auth_request_set gives to ${name}; take it from the answer, with \
              \"auth_request_set ${name} {source};\", or say trust_headers=on where nobody can \
              reach this server but through a proxy that sets it, in {place}",
-            source = answer_variable(parameter),
-            place = sets.iter().find(is_set).map_or(&settings.place, |set| &set.place),
+            source = variables::answer(parameter),
+            place = own.map_or(&settings.place, |set| &set.place),
         );
         return Err(Status::NGX_ERROR);
     }

@@ -27,13 +27,14 @@ use super::logins::{self, Found};
 use super::pool::OutOfMemory;
 use super::process::now;
 use super::request::{asks_for_token, host, is_api, is_https, is_read, Request};
-use super::settings::{ClientToken, Directive, OnError, Settings};
+use super::settings::{Directive, Settings};
 use super::tokens_answer;
 use super::waiting::{self, Outcome};
 use super::TokenInject;
 use crate::sso::account::{Account, Authorization, NoAccount, Visitor};
 use crate::sso::npm::Role;
 use crate::sso::origin::Target;
+use crate::sso::parameters::{ClientToken, OnError};
 use crate::sso::token::{is_live_npm_token, Millis};
 
 /// The handler of the rewrite phase: takes back what the module did to a request in the

@@ -15,6 +15,8 @@ use crate::sso::accounts::Accounts;
 use crate::sso::framing::Framing;
 use crate::sso::groups::Separator;
 use crate::sso::known::Known;
+use crate::sso::parameters::{Browser, ClientToken, OnError};
+use crate::sso::variables::Set;
 
 /// What the module knows of the whole configuration.
 #[derive(Default)]
@@ -40,6 +42,13 @@ pub struct AuthRequestSet {
     pub server: *const c_void,
     /// File and line.
     pub place: String,
+}
+
+impl AuthRequestSet {
+    /// What it says.
+    pub fn text(&self) -> Set<'_> {
+        Set { variable: &self.variable, value: &self.value }
+    }
 }
 
 /// Where `granted.rs` finds what it needs.
@@ -74,26 +83,6 @@ impl Merge for Directive {
         }
         Ok(())
     }
-}
-
-/// What becomes of a request for which there is no token: the parameter `on_error`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum OnError {
-    Pass,
-    Deny,
-}
-
-/// What becomes of a token that the client sends itself: the parameter `client_token`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum ClientToken {
-    Keep,
-    Replace,
-}
-
-/// How NPM's page opens: the parameter `browser`, where it is on.
-pub struct Browser {
-    /// Where the UI's Logout leads to: the parameter `sign_out`.
-    pub sign_out: Option<String>,
 }
 
 /// A directive that is not `off`.

@@ -8,6 +8,7 @@ use super::bindings::{
     ngx_http_get_variable_index, ngx_int_t, ngx_str_t, ngx_uint_t, NGX_ERROR, NGX_OK,
 };
 use super::request::Request;
+use crate::sso::variables::names;
 use ngx::core::Pool;
 
 /// A compiled complex value.
@@ -21,13 +22,13 @@ pub enum Value {
 
 impl Value {
     /// Compiles a value. `None` when nginx has logged why it cannot.
-    pub fn compile(cf: &mut ngx_conf_t, text: ngx_str_t) -> Option<Self> {
-        if let [name] = &variable_names(text.as_bytes())[..] {
-            if text.len == name.len() + 1 {
-                return Self::variable(cf, name);
+    pub fn compile(cf: &mut ngx_conf_t, text: &[u8]) -> Option<Self> {
+        if let [name] = &names(text)[..] {
+            if text.len() == name.len() + 1 {
+                return Self::variable(cf, name.as_bytes());
             }
         }
-        let mut text = text;
+        let mut text = ngx_str_t { len: text.len(), data: text.as_ptr().cast_mut() };
         // SAFETY: cf and its pool are valid; the value compiled is allocated in that pool.
         unsafe {
             let value = Pool::from_ngx_pool(cf.pool).calloc_type::<ngx_http_complex_value_t>();
@@ -80,22 +81,4 @@ impl Value {
             }
         }
     }
-}
-
-/// The variables that a text names, as `ngx_http_script_compile` reads it.
-pub fn variable_names(text: &[u8]) -> Vec<&[u8]> {
-    let is_name = |b: &u8| b.is_ascii_alphanumeric() || *b == b'_';
-    let mut names = Vec::new();
-    let mut rest = text;
-    while let Some(dollar) = rest.iter().position(|&b| b == b'$') {
-        rest = &rest[dollar + 1..];
-        rest = rest.strip_prefix(b"{").unwrap_or(rest);
-        let end = rest.iter().position(|b| !is_name(b)).unwrap_or(rest.len());
-        let (name, after) = rest.split_at(end);
-        if !name.is_empty() {
-            names.push(name);
-        }
-        rest = after;
-    }
-    names
 }

@@ -362,6 +362,10 @@ fn an_auth_request_set_counts_where_nginx_would_use_it() {
     is_accepted(&nginx().http(forged).location("/", trusting));
     // In a location from where nginx may come, but not in another server.
     refused(&nginx().location("/", directive).location("/a/", forged));
+    let by_way = format!("auth_request_set $authentik_username $a;\n{directive}");
+    refused(&nginx().location("/", &by_way).location("/a/", "auth_request_set $a $http_x;"));
+    let own = format!("auth_request_set $a $upstream_http_x_a;\n{by_way}");
+    is_accepted(&nginx().location("/", &own).location("/a/", "auth_request_set $a $http_x;"));
     let other = format!("server {{ listen 127.0.0.1:1; location / {{ {forged} {trusting} }} }}");
     is_accepted(&nginx().http(&other).location("/", &format!("{right}\n{directive}")));
 }

@@ -8,6 +8,8 @@ extern crate alloc;
 
 #[path = "../../../src/loader/elf.rs"]
 mod elf;
+#[path = "../../../src/loader/names.rs"]
+mod names;
 mod targets;
 #[cfg(test)]
 mod tests;

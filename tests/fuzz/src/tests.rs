@@ -94,6 +94,6 @@ macro_rules! targets {
 }
 
 targets! {
-    accounts base_url basic build_id cache certificates framing groups library marker npm_login npm_me
-    npm_users origin page path script status token totp visitor
+    accounts base_url basic build_id build_names cache certificates framing groups library marker
+    npm_login npm_me npm_users origin page parameters path script status token totp variables visitor
 }

@@ -5,7 +5,7 @@ use std::fs::File;
 use std::io::Write;
 use std::os::fd::{AsRawFd, FromRawFd};
 
-use crate::elf;
+use crate::{elf, names};
 
 pub fn build_id(data: &[u8]) {
     let found = elf::build_id(data);
@@ -33,6 +33,24 @@ fn by_offsets(notes: &[u8]) -> Option<&[u8]> {
             return Some(value);
         }
         at = end;
+    }
+}
+
+pub fn build_names(data: &[u8]) {
+    let mut lines = data.split(|&b| b == b'\n');
+    // As the loader writes what it has read: in hexadecimal.
+    let id: String = lines.next().unwrap_or_default().iter().map(|b| format!("{b:02x}")).collect();
+    for name in lines {
+        let is_for = names::is_for(name, &id);
+        let ending = name.rsplit(|&b| b == b'-').next().unwrap_or_default();
+        let is_own =
+            name.contains(&b'-') && !id.is_empty() && ending == format!("{id}.so").as_bytes();
+        assert_eq!(is_for, is_own);
+        assert!(!is_for || names::is_library(name));
+        let own = [name, b"-", id.as_bytes(), b".so"].concat();
+        assert_eq!(names::is_for(&own, &id), !id.is_empty());
+        let other = [name, b"-", id.as_bytes(), b"0.so"].concat();
+        assert!(!names::is_for(&other, &id));
     }
 }
 

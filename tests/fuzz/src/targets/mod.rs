@@ -8,6 +8,7 @@ mod marker;
 mod npm;
 mod origin;
 mod page;
+mod parameters;
 mod path;
 mod status;
 mod visitor;
@@ -21,6 +22,7 @@ pub const TARGETS: &[(&str, Target)] = &[
     ("base_url", configuration::base_url),
     ("basic", authorization::basic),
     ("build_id", library::build_id),
+    ("build_names", library::build_names),
     ("cache", cache::table),
     ("certificates", configuration::certificates),
     ("framing", configuration::framing),
@@ -32,10 +34,12 @@ pub const TARGETS: &[(&str, Target)] = &[
     ("npm_users", npm::users),
     ("origin", origin::provenance),
     ("page", page::place),
+    ("parameters", parameters::parameters),
     ("path", path::path),
     ("script", page::script),
     ("status", status::status),
     ("token", authorization::token),
     ("totp", configuration::totp),
+    ("variables", parameters::variables),
     ("visitor", visitor::visitor),
 ];
