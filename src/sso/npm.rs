@@ -1,7 +1,7 @@
 //! NPM's API, as far as signing in needs it.
 
 use std::env;
-use std::ffi::OsString;
+use std::ffi::OsStr;
 use std::io;
 use std::num::NonZeroU16;
 use std::sync::{Arc, OnceLock};
@@ -56,34 +56,32 @@ impl BaseUrl {
     /// The default for `api`: NPM's own port, from inside its container. `warn` is told of a
     /// [`ADMIN_PORT`] that is no port; nginx has other sites to serve.
     pub fn own(warn: &mut dyn FnMut(String)) -> Self {
-        Self::at_port(admin_port(), warn)
-    }
-
-    fn at_port(port: &Result<NonZeroU16, OsString>, warn: &mut dyn FnMut(String)) -> Self {
-        let port = port.as_ref().unwrap_or_else(|text| {
+        let port = admin_port().unwrap_or_else(|| {
             warn(format!(
-                "{ADMIN_PORT} is {text:?} in nginx's environment, which is no port: NPM is looked \
-                 for at {DEFAULT_PORT}; mend it, or set \"api\""
+                "{ADMIN_PORT} is {:?} in nginx's environment, which is no port: NPM is looked for \
+                 at {DEFAULT_PORT}; mend it, or set \"api\"",
+                env::var_os(ADMIN_PORT).unwrap_or_default()
             ));
-            &DEFAULT_PORT
+            DEFAULT_PORT
         });
         Self(format!("http://127.0.0.1:{port}"))
     }
 }
 
-/// The port that [`ADMIN_PORT`] says, as of the first call, or its text where that is none. Later it
-/// may be gone: an nginx without a master process takes most variables away when it has read its
+/// The port that [`ADMIN_PORT`] says, as of the first call; `None` where it says none. Later it may be
+/// gone: an nginx without a master process takes most variables away when it has read its
 /// configuration for the first time (`ngx_single_process_cycle`).
-pub fn admin_port() -> &'static Result<NonZeroU16, OsString> {
-    static FOUND: OnceLock<Result<NonZeroU16, OsString>> = OnceLock::new();
-    FOUND.get_or_init(|| parse_port(env::var_os(ADMIN_PORT).unwrap_or_default()))
+pub fn admin_port() -> Option<NonZeroU16> {
+    static FOUND: OnceLock<Option<NonZeroU16>> = OnceLock::new();
+    *FOUND.get_or_init(|| parse_port(&env::var_os(ADMIN_PORT).unwrap_or_default()))
 }
 
-fn parse_port(text: OsString) -> Result<NonZeroU16, OsString> {
-    if text.is_empty() {
-        return Ok(DEFAULT_PORT);
+/// The port that [`ADMIN_PORT`] says, or the default one.
+fn parse_port(text: &OsStr) -> Option<NonZeroU16> {
+    match text.to_str()? {
+        "" => Some(DEFAULT_PORT),
+        text => text.parse().ok(),
     }
-    text.to_str().and_then(|text| text.parse().ok()).ok_or(text)
 }
 
 impl TryFrom<String> for BaseUrl {
@@ -685,20 +683,11 @@ mod tests {
 
     #[test]
     fn npm_is_looked_for_at_its_own_port() {
-        for (port, url, is_warned_of) in [
-            ("", "http://127.0.0.1:81", false),
-            ("8181", "http://127.0.0.1:8181", false),
-            ("65535", "http://127.0.0.1:65535", false),
-            ("0", "http://127.0.0.1:81", true),
-            ("65536", "http://127.0.0.1:81", true),
-            ("-1", "http://127.0.0.1:81", true),
-            ("81;", "http://127.0.0.1:81", true),
-            ("eighty", "http://127.0.0.1:81", true),
-        ] {
-            let mut warnings = Vec::new();
-            let own = BaseUrl::at_port(&parse_port(port.into()), &mut |text| warnings.push(text));
-            assert_eq!((own.as_str(), !warnings.is_empty()), (url, is_warned_of), "{port}");
-            assert!(BaseUrl::try_from(own.as_str().to_owned()).is_ok());
+        for (text, port) in [("", 81), ("8181", 8181), ("1", 1), ("65535", 65535)] {
+            assert_eq!(parse_port(text.as_ref()), NonZeroU16::new(port), "{text}");
+        }
+        for text in ["0", "65536", "-1", "81;", " 81", "eighty"] {
+            assert_eq!(parse_port(text.as_ref()), None, "{text}");
         }
     }
 }
