@@ -64,6 +64,7 @@ impl HttpModule for TokenInject {
                 return Ok(());
             }
             granted::prepare(cf)?;
+            variables::forget_authorization(cf)?;
             register(cf, ngx_http_phases_NGX_HTTP_REWRITE_PHASE, handler::take_back)?;
             register(cf, ngx_http_phases_NGX_HTTP_PRECONTENT_PHASE, handler::precontent)
         });
