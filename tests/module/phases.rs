@@ -252,6 +252,34 @@ fn a_location_that_is_sent_what_the_request_carries_never_sees_the_token_of_anot
 }
 
 #[test]
+fn what_a_server_keeps_of_the_header_is_never_the_token() {
+    let (to, mirror) = (Elsewhere::start(), Elsewhere::start());
+    let pass = format!("{SHOWN}\nproxy_pass {};", to.url());
+    let nginx = Redirections::start(&pass, |nginx, world| {
+        let lines =
+            format!("{ASKED}\n{DIRECTIVE}\nmirror /mirror;\nproxy_pass {};", world.npm.url());
+        nginx
+            .server("set $kept x$http_authorization;\nproxy_set_header X-Kept $kept;")
+            .location("/echo", &lines)
+            .location("= /mirror", &format!("internal;\nproxy_pass {};", mirror.url()))
+    });
+    for sent in [None, Some(BASIC)] {
+        let kept = format!("x{}", sent.unwrap_or_default());
+        for way in WAYS {
+            nginx.send(way, "akadmin", "text/html", sent);
+            assert_eq!(to.last().header("X-Kept"), Some(&*kept), "{way} {sent:?}");
+        }
+        let (client, session) = (nginx.nginx.client(), nginx.world.sign_in("akadmin"));
+        let request = client.request("GET", "/echo").cookie(&session);
+        let count = mirror.requests().len();
+        sent.into_iter().fold(request, |r, sent| r.header("Authorization", sent)).send();
+        assert_eq!(nginx.world.carried_to("/echo"), ADMINS);
+        eventually(SOON, "the mirror", || mirror.requests().len() == count + 1);
+        assert_eq!(mirror.last().header("X-Kept"), Some(&*kept), "{sent:?}");
+    }
+}
+
+#[test]
 fn an_authentik_that_is_sent_what_the_request_carries_does_not_keep_the_token_from_npm() {
     let world = World::under(satisfy());
     let (npm, outpost) = (world.npm.url(), world.outpost.url());
