@@ -252,6 +252,23 @@ fn a_location_that_is_sent_what_the_request_carries_never_sees_the_token_of_anot
 }
 
 #[test]
+fn what_a_volatile_map_makes_of_the_header_is_never_the_token_elsewhere() {
+    let to = Elsewhere::start();
+    let pass = format!("{SHOWN}\nproxy_pass {};", to.url());
+    let nginx = Redirections::start(&pass, |nginx, _| {
+        let map = "map $http_authorization $mapped {\nvolatile;\ndefault x$http_authorization;\n}";
+        nginx.http(map).server("proxy_set_header X-Mapped $mapped;")
+    });
+    for way in WAYS {
+        for sent in [None, Some(BASIC)] {
+            nginx.send(way, "akadmin", "text/html", sent);
+            let mapped = format!("x{}", sent.unwrap_or_default());
+            assert_eq!(to.last().header("X-Mapped"), Some(&*mapped), "{way} {sent:?}");
+        }
+    }
+}
+
+#[test]
 fn what_a_server_keeps_of_the_header_is_never_the_token() {
     let (to, mirror) = (Elsewhere::start(), Elsewhere::start());
     let pass = format!("{SHOWN}\nproxy_pass {};", to.url());
