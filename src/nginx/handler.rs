@@ -57,9 +57,34 @@ pub extern "C" fn take_back(r: *mut ngx_http_request_t) -> ngx_int_t {
         false if !is_concerned(request) => Ok(()),
         false => authorize_subrequest(request),
     };
+    declined(result)
+}
+
+/// The handler of the rewrite phase that comes before a location is known: the server's own `set` and
+/// `if` read the headers there. nginx has no such phase on the way to a named location.
+pub extern "C" fn take_back_early(r: *mut ngx_http_request_t) -> ngx_int_t {
+    // SAFETY: nginx passes a request that is valid for the call.
+    let request = unsafe { Request::from_ngx_http_request(r) };
+    if request.is_main() {
+        return take_back(r);
+    }
+    declined(hand_back(request))
+}
+
+fn declined(result: Result<(), OutOfMemory>) -> ngx_int_t {
     match result {
         Ok(()) => Status::NGX_DECLINED.into(),
         Err(OutOfMemory) => Status::NGX_ERROR.into(),
+    }
+}
+
+/// Gives a subrequest what the client sent, where the module has changed that in its main request.
+fn hand_back(request: &mut Request) -> Result<(), OutOfMemory> {
+    let changed = RequestContext::of_main(request)
+        .and_then(|context| Some((context.original?, context.sent)));
+    match changed {
+        Some((original, sent)) => headers_in::restore_in_subrequest(request, original, sent),
+        None => Ok(()),
     }
 }
 
@@ -90,11 +115,7 @@ fn authorize_subrequest(request: &mut Request) -> Result<(), OutOfMemory> {
         }
     }
     let is_met = context.is_some();
-    if let Some((original, sent)) =
-        context.and_then(|context| Some((context.original?, context.sent)))
-    {
-        headers_in::restore_in_subrequest(request, original, sent)?;
-    }
+    hand_back(request)?;
     let Some(settings) = directive else {
         return Ok(());
     };

@@ -40,7 +40,8 @@ use bindings::{
     ngx_array_push, ngx_conf_t, ngx_cycle_t, ngx_http_handler_pt, ngx_http_module_t,
     ngx_http_phases, ngx_http_phases_NGX_HTTP_ACCESS_PHASE,
     ngx_http_phases_NGX_HTTP_PRECONTENT_PHASE, ngx_http_phases_NGX_HTTP_REWRITE_PHASE,
-    ngx_http_request_t, ngx_int_t, ngx_module_t, ngx_uint_t, HttpCore, NGX_HTTP_MODULE,
+    ngx_http_phases_NGX_HTTP_SERVER_REWRITE_PHASE, ngx_http_request_t, ngx_int_t, ngx_module_t,
+    ngx_uint_t, HttpCore, NGX_HTTP_MODULE,
 };
 use settings::{Directive, MainConf};
 
@@ -64,6 +65,9 @@ impl HttpModule for TokenInject {
                 return Ok(());
             }
             granted::prepare(cf)?;
+            variables::forget_authorization(cf)?;
+            let early = ngx_http_phases_NGX_HTTP_SERVER_REWRITE_PHASE;
+            register(cf, early, handler::take_back_early)?;
             register(cf, ngx_http_phases_NGX_HTTP_REWRITE_PHASE, handler::take_back)?;
             register(cf, ngx_http_phases_NGX_HTTP_PRECONTENT_PHASE, handler::precontent)
         });

@@ -1,12 +1,16 @@
-//! The variables `$npm_token_status`, `$npm_token_identity` and `$npm_token_authorization`.
+//! The variables `$npm_token_status`, `$npm_token_identity` and `$npm_token_authorization`, and how long
+//! nginx's own `$http_authorization` holds.
+
+use std::ptr;
 
 use ngx::core::Status;
-use ngx::http::HttpModuleLocationConf;
+use ngx::http::{HttpModuleLocationConf, HttpModuleMainConf};
 use ngx::ngx_string;
 
 use super::bindings::{
-    ngx_conf_t, ngx_http_add_variable, ngx_http_request_t, ngx_http_variable_value_t, ngx_int_t,
-    ngx_str_t, NGX_HTTP_VAR_NOCACHEABLE,
+    ngx_conf_t, ngx_http_add_variable, ngx_http_core_main_conf_t, ngx_http_request_t,
+    ngx_http_variable_t, ngx_http_variable_value_t, ngx_int_t, ngx_str_t, HttpCore,
+    NGX_HTTP_VAR_NOCACHEABLE,
 };
 use super::context::RequestContext;
 use super::request::Request;
@@ -36,6 +40,33 @@ pub fn add(cf: *mut ngx_conf_t) -> Status {
         variable.get_handler = Some(get);
     }
     Status::NGX_OK
+}
+
+/// Has nginx read `$http_authorization` anew each time. By itself it keeps the first value, in all
+/// locations that a request comes to and in its subrequests: there it would be a token that is not for
+/// them, or, in the token's place, what the client sent.
+///
+/// # Errors
+///
+/// When memory is out, or another module has that variable for itself, which nginx has logged.
+pub fn forget_authorization(cf: &mut ngx_conf_t) -> Result<(), Status> {
+    let core: &ngx_http_core_main_conf_t = HttpCore::main_conf(cf).ok_or(Status::NGX_ERROR)?;
+    let mut name = ngx_string!("http_authorization");
+    // SAFETY: the array has elements of this type; cf is valid, and the name static.
+    let (headers, variable) = unsafe {
+        let prefixes = core.prefix_variables.as_slice::<ngx_http_variable_t>();
+        let headers = prefixes.iter().find(|prefix| prefix.name.as_bytes() == b"http_");
+        let get = headers.and_then(|headers| headers.get_handler);
+        (get, ngx_http_add_variable(cf, &mut name, NGX_HTTP_VAR_NOCACHEABLE as _).as_mut())
+    };
+    let variable = variable.ok_or(Status::NGX_ERROR)?;
+    // Where the configuration sets it, as by `map`, it is no header.
+    if variable.get_handler.is_none() {
+        variable.get_handler = headers;
+        // As ngx_http_variables_init_vars does it for what begins with `http_`.
+        variable.data = ptr::from_ref(&variable.name).expose_provenance();
+    }
+    Ok(())
 }
 
 unsafe extern "C" fn status(

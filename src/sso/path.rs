@@ -21,9 +21,11 @@ fn may_be_api(path: &[u8]) -> bool {
 /// Whether it may be `/api/tokens`: nothing else in NPM ends like that, in its API or in its UI.
 pub fn is_tokens(path: &[u8]) -> bool {
     let is_name = |segment: &[u8]| segment.eq_ignore_ascii_case(b"tokens");
-    if path.contains(&b'%') {
+    // White space, which was encoded, ends the path where it is passed on as it is.
+    let is_blank = |b: &u8| *b <= b' ';
+    if path.contains(&b'%') || path.iter().any(is_blank) {
         // Which segment is the last depends on how often NPM decodes dots, slashes and marks.
-        return decoded(path).split(|b| b"/?#".contains(b)).any(is_name);
+        return decoded(path).split(|b| b"/?#".contains(b) || is_blank(b)).any(is_name);
     }
     // What was encoded may begin the query where it is passed on as it is.
     let before_query = path.split(|b| b"?#".contains(b)).next().unwrap_or_default();
@@ -104,9 +106,15 @@ mod tests {
             // NPM's, when it is decoded once, and another when it is decoded twice.
             "/api/tokens/%252e%252e/%2e%2e",
             "/x%253f/../api/tokens%3fx/y",
+            // The request line ends there, or the one of another request.
+            "/api/tokens HTTP/1.0\r\nX: y",
+            "/api/tokens\nX/y",
+            "/x HTTP/1.0\r\n\r\nGET /api/tokens HTTP/1.0\r\nX: y",
+            "/api/tokens%20HTTP/1.0%0aX: y",
         ] {
             assert!(is_tokens(path.as_bytes()), "{path}");
-            assert!(may_be_tokens(path.as_bytes()) || path.contains(['%', '?', '#']), "{path}");
+            let was_encoded = path.contains(['%', '?', '#', ' ', '\n']);
+            assert!(may_be_tokens(path.as_bytes()) || was_encoded, "{path}");
         }
         for path in [
             "",

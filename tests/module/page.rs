@@ -1438,6 +1438,22 @@ fn no_spelling_of_the_path_and_no_mount_gets_a_token_into_the_browser() {
 }
 
 #[test]
+fn a_path_that_ends_the_request_line_gets_no_token_into_the_browser() {
+    let world = World::new();
+    let lines = format!("{}proxy_pass {}$uri;", opening(DIRECTIVE), world.npm.url());
+    let nginx = world.nginx().location("/", &lines).start();
+    let (client, session) = (nginx.client(), world.sign_in("akadmin"));
+    for path in [
+        "/api/tokens%20HTTP/1.0%0d%0aX:%20y",
+        "/api/tokens/%20HTTP/1.0%0aX:%20y",
+        "/api/tokens%20HTTP/1.0%0d%0aX:%2520y",
+    ] {
+        let reply = client.request("GET", path).cookie(&session).send();
+        assert!(!reply.text().contains(TOKEN_BEGINNING), "{path}: {reply:?}");
+    }
+}
+
+#[test]
 fn whatever_npm_may_take_for_its_api_gets_no_script() {
     let site = Site::with(|builder, pass| {
         let mount = format!("{}proxy_http_version 1.1;\nproxy_pass {}/;", opening(DIRECTIVE), {

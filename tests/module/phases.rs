@@ -204,6 +204,127 @@ fn a_mirror_never_sees_the_token() {
     assert_eq!(world.authorization_of(&mirror.last()), BASIC);
 }
 
+/// A line of many configurations, by which a location's upstream gets what the request carries.
+const AS_IT_IS: &str = "proxy_set_header Authorization $http_authorization;";
+
+#[test]
+fn a_mirror_that_is_sent_what_the_request_carries_never_sees_the_token() {
+    let (world, mirror) = (World::under(satisfy()), Elsewhere::start());
+    let npm = world.npm.url();
+    let nginx = world
+        .nginx()
+        .server(AS_IT_IS)
+        .location("/", &format!("{ASKED}\n{DIRECTIVE}\nmirror /mirror;\nproxy_pass {npm};"))
+        .location("= /mirror", &format!("internal;\nproxy_pass {};", mirror.url()))
+        .start();
+    let client = nginx.client();
+    let akadmin = world.sign_in("akadmin");
+    for (count, sent) in [None, None, Some(BASIC)].into_iter().enumerate() {
+        for (again, body) in ["", "body"].into_iter().enumerate() {
+            let request = client.request("POST", "/echo").cookie(&akadmin).body(body);
+            sent.into_iter().fold(request, |r, sent| r.header("Authorization", sent)).send();
+            assert_eq!(world.carried_to("/echo"), ADMINS, "{sent:?}");
+            eventually(SOON, "the mirror", || mirror.requests().len() == 2 * count + again + 1);
+            assert_eq!(world.authorization_of(&mirror.last()), sent.unwrap_or("nothing"));
+        }
+    }
+}
+
+#[test]
+fn a_location_that_is_sent_what_the_request_carries_never_sees_the_token_of_another() {
+    let to = Elsewhere::start();
+    let pass = format!("{SHOWN}\nproxy_pass {};", to.url());
+    let nginx = Redirections::start(&pass, |nginx, _| nginx.server(AS_IT_IS));
+    for way in WAYS {
+        for (accept, sent) in nginx.asked_and_sent() {
+            let told = format!("{way} {accept} {sent:?}");
+            let (count, first) = (to.requests().len(), nginx.npm.requests().len());
+            nginx.send(way, "akadmin", accept, sent.as_deref());
+            assert_eq!(to.requests().len(), count + 1, "{told}");
+            let sent: Vec<_> = sent.iter().map(|sent| &**sent).collect();
+            assert_eq!(to.last().authorization(), sent, "{told}");
+            for request in &nginx.npm.requests()[first..] {
+                assert_eq!(nginx.world.authorization_of(request), ADMINS, "{told}");
+            }
+        }
+    }
+    assert!(nginx.npm.requests().len() > 30);
+}
+
+#[test]
+fn what_a_volatile_map_makes_of_the_header_is_never_the_token_elsewhere() {
+    let to = Elsewhere::start();
+    let pass = format!("{SHOWN}\nproxy_pass {};", to.url());
+    let nginx = Redirections::start(&pass, |nginx, _| {
+        let map = "map $http_authorization $mapped {\nvolatile;\ndefault x$http_authorization;\n}";
+        nginx.http(map).server("proxy_set_header X-Mapped $mapped;")
+    });
+    for way in WAYS {
+        for sent in [None, Some(BASIC)] {
+            nginx.send(way, "akadmin", "text/html", sent);
+            let mapped = format!("x{}", sent.unwrap_or_default());
+            assert_eq!(to.last().header("X-Mapped"), Some(&*mapped), "{way} {sent:?}");
+        }
+    }
+}
+
+#[test]
+fn what_a_server_keeps_of_the_header_is_never_the_token() {
+    let (to, mirror) = (Elsewhere::start(), Elsewhere::start());
+    let pass = format!("{SHOWN}\nproxy_pass {};", to.url());
+    let nginx = Redirections::start(&pass, |nginx, world| {
+        let lines =
+            format!("{ASKED}\n{DIRECTIVE}\nmirror /mirror;\nproxy_pass {};", world.npm.url());
+        nginx
+            .server("set $kept x$http_authorization;\nproxy_set_header X-Kept $kept;")
+            .location("/echo", &lines)
+            .location("= /mirror", &format!("internal;\nproxy_pass {};", mirror.url()))
+    });
+    for sent in [None, Some(BASIC)] {
+        let kept = format!("x{}", sent.unwrap_or_default());
+        for way in WAYS {
+            nginx.send(way, "akadmin", "text/html", sent);
+            assert_eq!(to.last().header("X-Kept"), Some(&*kept), "{way} {sent:?}");
+        }
+        let (client, session) = (nginx.nginx.client(), nginx.world.sign_in("akadmin"));
+        let request = client.request("GET", "/echo").cookie(&session);
+        let count = mirror.requests().len();
+        sent.into_iter().fold(request, |r, sent| r.header("Authorization", sent)).send();
+        assert_eq!(nginx.world.carried_to("/echo"), ADMINS);
+        eventually(SOON, "the mirror", || mirror.requests().len() == count + 1);
+        assert_eq!(mirror.last().header("X-Kept"), Some(&*kept), "{sent:?}");
+    }
+}
+
+#[test]
+fn an_authentik_that_is_sent_what_the_request_carries_does_not_keep_the_token_from_npm() {
+    let world = World::under(satisfy());
+    let (npm, outpost) = (world.npm.url(), world.outpost.url());
+    let ask = format!(
+        "internal;
+         {AS_IT_IS}
+         proxy_set_header X-Original-URL $scheme://$http_host$request_uri;
+         proxy_pass {outpost}/outpost.goauthentik.io/auth/nginx;"
+    );
+    let asked = ASKED.replace("/auth;", "/ask;");
+    let nginx = world
+        .nginx()
+        .location("= /ask", &ask)
+        .location("/", &format!("{asked}\n{DIRECTIVE}\n{AS_IT_IS}\nproxy_pass {npm};"))
+        .start();
+    let client = nginx.client();
+    let (akadmin, nobody) = (world.sign_in("akadmin"), world.sign_in("nobody"));
+    for (session, carried) in [(&akadmin, ADMINS), (&akadmin, ADMINS), (&nobody, "nothing")] {
+        for sent in [None, Some(BASIC)] {
+            let request = client.request("GET", "/echo").cookie(session);
+            sent.into_iter().fold(request, |r, sent| r.header("Authorization", sent)).send();
+            assert_eq!(world.carried_to("/echo"), carried, "{sent:?}");
+            let asked = world.outpost.requests().pop().expect("a question");
+            assert_eq!(world.authorization_of(&asked), sent.unwrap_or("nothing"));
+        }
+    }
+}
+
 #[test]
 fn a_part_of_a_page_carries_the_token_where_the_directive_is_on_and_not_where_it_is_off() {
     let (world, other) = (World::under(satisfy()), Elsewhere::start());
