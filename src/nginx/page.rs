@@ -180,6 +180,11 @@ impl OpenPage {
     fn pass(&mut self, output: &mut Output, buffer: &mut ngx_buf_t) -> Result<(), OutOfMemory> {
         let piece = content(buffer);
         let is_last = buffer.last_buf() != 0;
+        // What is in memory and in a file, nginx sends by the file (`ngx_output_chain_to_iovec`), as much
+        // of it as there was before the filter.
+        if is_in_memory(buffer) {
+            buffer.set_in_file(0);
+        }
         match self.scanner.feed(piece) {
             // What is held back is the beginning of one tag, and this piece its continuation.
             Place::NotYet { hold } if hold > piece.len() && !is_last => {
