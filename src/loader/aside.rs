@@ -122,7 +122,7 @@ unsafe extern "C" fn ignore(
 }
 
 unsafe extern "C" fn preconfiguration(cf: *mut ngx_conf_t) -> isize {
-    // SAFETY: nginx passes a valid configuration; it copies no name, but those are static.
+    // SAFETY: nginx passes a valid configuration, and copies the names.
     unsafe {
         let sent = ngx_http_get_variable_index(cf, &mut text(c"http_authorization"));
         let Ok(sent) = usize::try_from(sent) else {

@@ -11,7 +11,7 @@ use core::ptr;
 use crate::elf::{self, File};
 use crate::names::{is_for, is_library};
 use crate::running::{version_of, Running};
-use crate::structures::ngx_module_t;
+use crate::structures::{ngx_module_t, NGX_MODULE_UNSET_INDEX};
 use crate::{display, tables};
 
 /// A build that is open, for the nginx that is running.
@@ -78,6 +78,27 @@ impl Build {
             let build = Self { _library: library, modules, order: until_null(order).collect() };
             build.check(running)?;
             Ok(build)
+        }
+    }
+
+    /// Whether it is the same library, open once more.
+    pub fn is(&self, other: &Self) -> bool {
+        self.modules == other.modules
+    }
+
+    /// Takes back what nginx has written into its modules: their places among those of a
+    /// configuration. In another one these may be others'.
+    ///
+    /// # Safety
+    ///
+    /// nginx is on one thread, and works by no configuration that has these modules.
+    pub unsafe fn forget_places(&self) {
+        for &(module, _) in &self.modules {
+            // SAFETY: as promised by the caller; the library is open.
+            unsafe {
+                (*module).index = NGX_MODULE_UNSET_INDEX;
+                (*module).ctx_index = NGX_MODULE_UNSET_INDEX;
+            }
         }
     }
 

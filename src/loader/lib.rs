@@ -25,6 +25,7 @@ use alloc::boxed::Box;
 use alloc::ffi::CString;
 use alloc::format;
 use alloc::string::String;
+use alloc::vec::Vec;
 use core::ffi::{c_char, c_void, CStr};
 use core::ptr;
 
@@ -36,6 +37,8 @@ use structures::*;
 struct Reading {
     cycle: *mut ngx_cycle_t,
     modules: Modules,
+    /// Whether nginx has come to work by it.
+    is_taken: bool,
 }
 
 enum Modules {
@@ -51,8 +54,10 @@ static CORE_CONTEXT: ngx_core_module_t = ngx_core_module_t {
     init_conf: None,
 };
 
-static mut CORE: ngx_module_t =
-    ngx_module_t::new(NGX_CORE_MODULE, ptr::addr_of!(CORE_CONTEXT).cast());
+static mut CORE: ngx_module_t = ngx_module_t {
+    init_module: Some(take),
+    ..ngx_module_t::new(NGX_CORE_MODULE, ptr::addr_of!(CORE_CONTEXT).cast())
+};
 
 /// The tables that nginx finds by their names, each ended by a null.
 mod tables {
@@ -150,11 +155,12 @@ unsafe extern "C" fn choose(cycle: *mut ngx_cycle_t) -> *mut c_void {
     };
     // SAFETY: as above.
     let modules = unsafe { modules(cycle) };
-    let reading = Box::into_raw(Box::new(Reading { cycle, modules }));
+    let reading = Box::into_raw(Box::new(Reading { cycle, modules, is_taken: false }));
     cleanup.handler = Some(end);
     cleanup.data = reading.cast();
     // SAFETY: nginx is loading the module; `end` clears the tables before anything goes.
     unsafe {
+        LAST = reading;
         match &mut (*reading).modules {
             Modules::Build(build) => tables::fill(&build.modules, &build.order),
             Modules::Aside(module) => tables::fill(&[(module, aside::NAME.as_ptr())], &[]),
@@ -210,15 +216,67 @@ fn latest() -> *mut *mut ngx_cycle_t {
     }
 }
 
+/// What `choose` has made last, and what nginx works by; null where that is gone.
+static mut LAST: *mut Reading = ptr::null_mut();
+static mut TAKEN: *mut Reading = ptr::null_mut();
+
+/// The builds of configurations that nginx has refused, since the last one that it took.
+static mut REFUSED: Vec<Build> = Vec::new();
+
+/// `init_module` of the loader's own module: nginx has read all of a configuration, and takes it.
+unsafe extern "C" fn take(_: *mut ngx_cycle_t) -> isize {
+    // SAFETY: nginx initializes modules on the one thread on which it loads them, right after it has
+    // read their configuration; what it goes on with calls nothing of what it has refused.
+    unsafe {
+        if let Some(reading) = LAST.as_mut() {
+            reading.is_taken = true;
+        }
+        TAKEN = LAST;
+        (*ptr::addr_of_mut!(REFUSED)).clear();
+    }
+    NGX_OK
+}
+
 /// Ends what [`choose`] began, when nginx does not need the cycle any more.
 unsafe extern "C" fn end(reading: *mut c_void) {
     // SAFETY: nginx is not loading a module, and calls this once with what `choose` made.
     unsafe {
         tables::clear();
-        let reading = Box::from_raw(reading.cast::<Reading>());
+        for place in [ptr::addr_of_mut!(LAST), ptr::addr_of_mut!(TAKEN)] {
+            if (*place).cast() == reading {
+                *place = ptr::null_mut();
+            }
+        }
+        let Reading { cycle, modules, is_taken } = *Box::from_raw(reading.cast::<Reading>());
         let latest = latest();
-        if *latest == reading.cycle {
+        if *latest == cycle {
             *latest = ptr::null_mut();
+        }
+        match modules {
+            Modules::Build(build) if !is_taken => keep(build),
+            _ => {}
+        }
+    }
+}
+
+/// Keeps the build of a configuration that nginx has refused open, until it takes another one. It may
+/// have refused it after it had read all of it, as for an address that is taken. Then the build's
+/// filters stand in the chain of nginx's filters, which is the process's: workers that are started
+/// later, for the configuration before, call them.
+///
+/// # Safety
+///
+/// nginx is on one thread, and the build's modules are not those of the configuration to be.
+unsafe fn keep(build: Build) {
+    // SAFETY: as promised by the caller; what nginx works by is there until `end` forgets it.
+    unsafe {
+        match TAKEN.as_ref() {
+            // That one keeps it open.
+            Some(Reading { modules: Modules::Build(other), .. }) if other.is(&build) => {}
+            _ => {
+                build.forget_places();
+                (*ptr::addr_of_mut!(REFUSED)).push(build);
+            }
         }
     }
 }

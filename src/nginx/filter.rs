@@ -10,12 +10,13 @@
 
 use std::ffi::c_void;
 use std::ptr;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use ngx::core::Status;
 use ngx::http::HttpModuleLocationConf;
 
 use super::bindings::{
-    ngx_chain_t, ngx_conf_t, ngx_http_module_t, ngx_http_output_body_filter_pt,
+    ngx_chain_t, ngx_conf_t, ngx_cycle_t, ngx_http_module_t, ngx_http_output_body_filter_pt,
     ngx_http_output_header_filter_pt, ngx_http_request_t, ngx_http_top_body_filter,
     ngx_http_top_header_filter, ngx_int_t, ngx_module_t, ngx_str_t, ngx_uint_t, NGX_HTTP_MODULE,
     NGX_HTTP_OK, NGX_HTTP_UNAUTHORIZED,
@@ -47,8 +48,19 @@ static CONTEXT: ngx_http_module_t = ngx_http_module_t {
 pub static mut ngx_http_npm_token_inject_filter_module: ngx_module_t = ngx_module_t {
     ctx: ptr::addr_of!(CONTEXT).cast_mut().cast(),
     type_: NGX_HTTP_MODULE as ngx_uint_t,
+    init_module: Some(init_module),
     ..ngx_module_t::default()
 };
+
+/// Whether nginx has ever taken a configuration with this build. Else it has none in which the
+/// module's places in a request (`ctx_index`) are its own: see [`postconfiguration`].
+static IS_TAKEN: AtomicBool = AtomicBool::new(false);
+
+/// nginx has read all of a configuration, and takes it.
+extern "C" fn init_module(_: *mut ngx_cycle_t) -> ngx_int_t {
+    IS_TAKEN.store(true, Ordering::Relaxed);
+    Status::NGX_OK.into()
+}
 
 /// The filters behind this one. Set while a configuration is read, in a process with one thread.
 static mut NEXT_HEADER_FILTER: ngx_http_output_header_filter_pt = None;
@@ -56,7 +68,9 @@ static mut NEXT_BODY_FILTER: ngx_http_output_body_filter_pt = None;
 
 /// Puts the filters into nginx's chain, whether or not the directive stands anywhere: the chain is
 /// the process's, not the configuration's. Where nginx refuses a configuration after it has read all
-/// of it, as for an address that is taken, it goes on with the one before and this one's chain.
+/// of it, as for an address that is taken, it goes on with the one before and this one's chain. Where
+/// the one before is another build's, or has none, these filters pass everything on (`IS_TAKEN`), and
+/// the loader keeps them where they are.
 extern "C" fn postconfiguration(_: *mut ngx_conf_t) -> ngx_int_t {
     // SAFETY: nginx reads its configuration in one thread, and filters chain up like this.
     unsafe {
@@ -71,7 +85,7 @@ extern "C" fn postconfiguration(_: *mut ngx_conf_t) -> ngx_int_t {
 unsafe extern "C" fn header_filter(r: *mut ngx_http_request_t) -> ngx_int_t {
     // SAFETY: nginx passes a valid request.
     let request = unsafe { Request::from_ngx_http_request(r) };
-    if is_of_interest(request) && look_at(request).is_err() {
+    if IS_TAKEN.load(Ordering::Relaxed) && is_of_interest(request) && look_at(request).is_err() {
         return Status::NGX_ERROR.into();
     }
     // SAFETY: set before any request, to the filter that nginx had at the top.
@@ -85,7 +99,11 @@ unsafe extern "C" fn header_filter(r: *mut ngx_http_request_t) -> ngx_int_t {
 unsafe extern "C" fn body_filter(r: *mut ngx_http_request_t, input: *mut ngx_chain_t) -> ngx_int_t {
     // SAFETY: nginx passes a valid request.
     let request = unsafe { Request::from_ngx_http_request(r) };
-    match open_page(request) {
+    let page = match IS_TAKEN.load(Ordering::Relaxed) {
+        true => open_page(request),
+        false => None,
+    };
+    match page {
         Some(page) => filter_page(request, page, input),
         None => next_body_filter(request, input),
     }

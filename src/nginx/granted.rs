@@ -69,7 +69,7 @@ unsafe extern "C" fn not_found(
 /// Whether it has been redirected until here is told by nginx's own count of what may still change its
 /// address, which a redirect takes from. Not by its being an internal one: a `rewrite` makes it that.
 pub fn note_route(request: &mut Request) {
-    // SAFETY: the slot is the request's own.
+    // SAFETY: a request has a slot for each module, and this one is the module's own.
     let what = unsafe { &mut *slot(request, AccessPhase::module().ctx_index) };
     if !what.is_null() {
         return;
@@ -102,7 +102,7 @@ pub fn note_access(request: &mut Request) {
 /// location has asked Authentik itself.
 pub fn is_granted(request: &Request) -> bool {
     let auth_request = || TokenInject::main_conf(request.as_ref())?.granted?.auth_request;
-    // SAFETY: the slots are the request's.
+    // SAFETY: a request has a slot for each module.
     let in_slot = |index| unsafe { *slot(request, index) };
     let what = in_slot(AccessPhase::module().ctx_index).addr();
     request.as_ref().internal() == 0
@@ -119,6 +119,5 @@ fn flag(request: &mut Request) -> Option<&mut ngx_http_variable_value_t> {
 }
 
 fn slot(request: &Request, index: usize) -> *mut *mut c_void {
-    // SAFETY: a request has a slot for each module.
-    unsafe { request.as_ref().ctx.add(index) }
+    request.as_ref().ctx.wrapping_add(index)
 }

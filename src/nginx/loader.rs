@@ -38,7 +38,8 @@ same_sizes! {
 same_fields! {
     ngx_str_t { len, data }
     ngx_module_t {
-        ctx_index, index, name, version, signature, ctx, commands, type_, init_master, exit_master
+        ctx_index, index, name, version, signature, ctx, commands, type_, init_master, init_module,
+        exit_master
     }
     ngx_core_module_t { name, create_conf, init_conf }
     ngx_http_module_t { preconfiguration, postconfiguration, create_main_conf, merge_loc_conf }

@@ -10,7 +10,7 @@ use std::fs::File;
 use std::io::{self, Write};
 use std::iter;
 use std::mem::{discriminant, MaybeUninit};
-use std::os::fd::{AsRawFd, FromRawFd, RawFd};
+use std::os::fd::{FromRawFd, IntoRawFd, RawFd};
 use std::panic::{catch_unwind, AssertUnwindSafe};
 use std::ptr;
 use std::sync::Arc;
@@ -103,11 +103,7 @@ impl LoginThreads {
     ///
     /// When the system gives no descriptor.
     pub fn wake_descriptor(&self) -> io::Result<RawFd> {
-        // SAFETY: fcntl with a valid descriptor and no pointer.
-        match unsafe { libc::fcntl(self.results.wake.as_raw_fd(), libc::F_DUPFD_CLOEXEC, 3) } {
-            -1 => Err(io::Error::last_os_error()),
-            descriptor => Ok(descriptor),
-        }
+        self.results.wake.try_clone().map(File::into_raw_fd)
     }
 
     /// Asks the account's NPM for something, by a thread that is started if need be.

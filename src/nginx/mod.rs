@@ -179,8 +179,7 @@ mod tables {
 #[allow(non_upper_case_globals)]
 pub static mut ngx_http_npm_token_inject_module: ngx_module_t = ngx_module_t {
     ctx: ptr::addr_of!(CONTEXT).cast_mut().cast(),
-    // SAFETY: only the address is taken.
-    commands: unsafe { ptr::addr_of_mut!(directive::COMMANDS[0]) },
+    commands: ptr::addr_of_mut!(directive::COMMANDS).cast(),
     type_: NGX_HTTP_MODULE as ngx_uint_t,
     exit_process: Some(exit_process),
     ..ngx_module_t::default()
@@ -192,8 +191,7 @@ pub static mut ngx_http_npm_token_inject_module: ngx_module_t = ngx_module_t {
 #[allow(non_upper_case_globals)]
 pub static mut ngx_http_npm_token_inject_access_module: ngx_module_t = ngx_module_t {
     ctx: ptr::addr_of!(ACCESS_CONTEXT).cast_mut().cast(),
-    // SAFETY: only the address is taken.
-    commands: unsafe { ptr::addr_of_mut!(others::COMMANDS[0]) },
+    commands: ptr::addr_of_mut!(others::COMMANDS).cast(),
     type_: NGX_HTTP_MODULE as ngx_uint_t,
     ..ngx_module_t::default()
 };

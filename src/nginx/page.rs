@@ -180,6 +180,11 @@ impl OpenPage {
     fn pass(&mut self, output: &mut Output, buffer: &mut ngx_buf_t) -> Result<(), OutOfMemory> {
         let piece = content(buffer);
         let is_last = buffer.last_buf() != 0;
+        // What is in memory and in a file, nginx sends by the file (`ngx_output_chain_to_iovec`), as much
+        // of it as there was before the filter.
+        if is_in_memory(buffer) {
+            buffer.set_in_file(0);
+        }
         match self.scanner.feed(piece) {
             // What is held back is the beginning of one tag, and this piece its continuation.
             Place::NotYet { hold } if hold > piece.len() && !is_last => {
@@ -191,8 +196,7 @@ impl OpenPage {
                 if !is_last {
                     let (_, end) = piece.split_at(piece.len() - hold);
                     self.hold(end);
-                    // SAFETY: `hold` is at most the piece's length.
-                    buffer.last = unsafe { buffer.last.sub(hold) };
+                    buffer.last = buffer.last.wrapping_sub(hold);
                 }
             }
             Place::BeforeHeld => {
@@ -204,8 +208,7 @@ impl OpenPage {
                 self.let_go(output)?;
                 output.push(&piece[..offset])?;
                 output.push(self.script.as_bytes())?;
-                // SAFETY: the offset is within the piece.
-                buffer.pos = unsafe { buffer.pos.add(offset) };
+                buffer.pos = buffer.pos.wrapping_add(offset);
                 self.is_done = true;
             }
         }
@@ -246,8 +249,7 @@ impl Output {
         let text = copy(&self.pool, bytes)?;
         let buffer = self.new_buffer()?;
         buffer.pos = text.data;
-        // SAFETY: the copy has so many bytes.
-        buffer.last = unsafe { text.data.add(text.len) };
+        buffer.last = text.data.wrapping_add(text.len);
         buffer.start = buffer.pos;
         buffer.end = buffer.last;
         buffer.set_temporary(1);
@@ -276,10 +278,9 @@ impl Output {
         // SAFETY: the pool is the request's.
         let link = unsafe { ngx_alloc_chain_link(self.pool.as_ptr()) };
         // SAFETY: a new link, or null.
-        unsafe { link.as_mut() }.ok_or(OutOfMemory)?.buf = buffer;
+        let this = unsafe { link.as_mut() }.ok_or(OutOfMemory)?;
+        (this.buf, this.next) = (buffer, ptr::null_mut());
         self.append_rest(link);
-        // SAFETY: as above.
-        unsafe { (*link).next = ptr::null_mut() };
         Ok(())
     }
 

@@ -46,8 +46,7 @@ impl Request {
     /// The slot in which it keeps what the module knows of it. nginx clears that where it redirects
     /// the request internally.
     pub fn slot(&self) -> *mut *mut c_void {
-        // SAFETY: a request has a slot for each module.
-        unsafe { self.as_ref().ctx.add(TokenInject::module().ctx_index) }
+        self.as_ref().ctx.wrapping_add(TokenInject::module().ctx_index)
     }
 
     /// Its pool.

@@ -108,7 +108,8 @@ unsafe extern "C" fn authorization(
     let context = RequestContext::of(request);
     let value = context.and_then(RequestContext::authorization);
     let text = value.as_ref().map_or(&[][..], ngx_str_t::as_bytes);
-    // SAFETY: nginx passes a valid value; the text is in the request's pool.
+    // SAFETY: nginx passes a valid value; the text is what the client sent, or the token, which the
+    // context keeps as long as the request.
     unsafe { set(v, text) }
 }
 

@@ -1,8 +1,10 @@
 //! Builds that come and go while nginx runs.
 
-use std::thread;
+use std::net::TcpListener;
+use std::{fs, thread};
 
-use testbed::{eventually, Fault};
+use testbed::nginx::kill;
+use testbed::{eventually, Fault, Nginx};
 
 use crate::builds::*;
 use crate::site::*;
@@ -104,7 +106,7 @@ fn the_loader_comes_and_goes_with_its_line() {
     for installed in [Installed::new(), Installed::fitting()] {
         let mut nginx = site(&npm, &installed).start();
         installed.module().assert(&nginx, &npm);
-        let with = std::fs::read_to_string(nginx.dir().join("nginx.conf")).expect("nginx.conf");
+        let with = fs::read_to_string(nginx.dir().join("nginx.conf")).expect("nginx.conf");
         for _ in 0..3 {
             nginx.write_file("nginx.conf", without_module(&with));
             nginx.reload();
@@ -125,7 +127,7 @@ fn the_loader_of_the_image_and_that_of_the_volume_take_nothing_down() {
     {
         let line = format!("load_module {};", second.loader().display());
         let nginx = site(&npm, &first).main(&line).start();
-        let with = std::fs::read_to_string(nginx.dir().join("nginx.conf")).expect("nginx.conf");
+        let with = fs::read_to_string(nginx.dir().join("nginx.conf")).expect("nginx.conf");
         let unneeded = format!("{} is not needed", second.loader().display());
         assert!(!nginx.log_lines(&unneeded).is_empty());
         for _ in 0..3 {
@@ -143,6 +145,71 @@ fn the_loader_of_the_image_and_that_of_the_volume_take_nothing_down() {
         nginx.reload();
         first.module().assert(&nginx, &npm);
     }
+}
+
+/// Has nginx read a configuration that it refuses at the very end, for an address that is taken.
+fn reload_in_vain(nginx: &Nginx) {
+    let taken = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let address = taken.local_addr().expect("its address");
+    let right = fs::read_to_string(nginx.dir().join("nginx.conf")).expect("nginx.conf");
+    let listens = format!("server {{ listen {address}; }}\nserver {{");
+    nginx.write_file("nginx.conf", right.replacen("server {", &listens, 1));
+    let refusals = || nginx.log_lines("still could not bind()").len();
+    let before = refusals();
+    nginx.signal(libc::SIGHUP);
+    eventually(SOON, "a refusal", || refusals() > before);
+    nginx.write_file("nginx.conf", right);
+}
+
+/// Has nginx start another worker in the place of the one that it has.
+fn replace_worker(nginx: &Nginx) {
+    let workers = nginx.worker_pids();
+    kill(workers[0], libc::SIGKILL);
+    eventually(SOON, "a new worker", || {
+        let now = nginx.worker_pids();
+        now.len() == 1 && now != workers
+    });
+}
+
+#[test]
+fn a_worker_that_is_replaced_after_another_builds_refused_reload_serves_on() {
+    let npm = npm();
+    let newer = patched(&fitting(), b"npm_token_inject: ", b"npm_token_Inject: ");
+    for installed in [Installed::new(), Installed::fitting()] {
+        let mut nginx = site(&npm, &installed).start();
+        nginx.expect_crash();
+        let before = installed.module();
+        before.assert(&nginx, &npm);
+        installed.put(&fitting_name(), &newer);
+        reload_in_vain(&nginx);
+        replace_worker(&nginx);
+        let workers = nginx.worker_pids();
+        before.assert(&nginx, &npm);
+        assert_eq!(nginx.worker_pids(), workers, "no worker has crashed");
+        nginx.reload();
+        assert_injects(&nginx, &npm);
+    }
+}
+
+#[test]
+fn a_worker_that_is_replaced_after_the_loaders_line_came_in_vain_serves_on() {
+    let npm = npm();
+    let installed = Installed::fitting();
+    let mut nginx = site(&npm, &installed).start();
+    nginx.expect_crash();
+    let with = fs::read_to_string(nginx.dir().join("nginx.conf")).expect("nginx.conf");
+    nginx.write_file("nginx.conf", without_module(&with));
+    nginx.reload();
+    for _ in 0..2 {
+        nginx.write_file("nginx.conf", &with);
+        reload_in_vain(&nginx);
+        replace_worker(&nginx);
+        let workers = nginx.worker_pids();
+        assert_eq!(nginx.client().get("/bare").status, 200);
+        assert_eq!(nginx.worker_pids(), workers, "no worker has crashed");
+    }
+    nginx.reload();
+    assert_injects(&nginx, &npm);
 }
 
 /// A configuration of nginx's without the module, with a server that has one location.

@@ -464,24 +464,27 @@ fn a_page_of_a_megabyte_comes_whole_wherever_its_head_is() {
     }
 }
 
+/// How nginx sends files: for the whole of it, for the question to Authentik sets that of its own
+/// location for the connection.
+const FILES: [&str; 2] = ["sendfile off;", "sendfile on;\ntcp_nopush on;"];
+
 #[test]
 fn a_page_that_nginx_keeps_in_a_file_for_a_slow_client_comes_whole() {
-    let site = Site::with(|builder, pass| {
-        let lines = "proxy_buffer_size 2k;\nproxy_buffers 4 2k;\nproxy_busy_buffers_size 4k;\n";
-        let sendfile = format!("sendfile on;\n{lines}{pass}");
-        builder
-            .listen("sndbuf=8k")
-            .location("/slow", &format!("{}{lines}{pass}", opening(DIRECTIVE)))
-            .location("/slow/sendfile", &format!("{}{sendfile}", opening(DIRECTIVE)))
-    });
     let filler = megabyte().repeat(6);
-    for page in [format!("<head>|</head>{filler}"), format!("<!--{filler}--><head>|<b>")] {
-        for path in ["/slow", "/slow/sendfile"] {
+    for files in FILES {
+        let site = Site::with(|builder, pass| {
+            let lines = "proxy_buffer_size 2k;\nproxy_buffers 4 2k;\nproxy_busy_buffers_size 4k;\n";
+            builder
+                .http(files)
+                .listen("sndbuf=8k")
+                .location("/slow", &format!("{}{lines}{pass}", opening(DIRECTIVE)))
+        });
+        for page in [format!("<head>|</head>{filler}"), format!("<!--{filler}--><head>|<b>")] {
             site.upstream.answers(Raw::page(page.replacen('|', "", 1)));
             let mut stream = site.nginx.client().connect().expect("a connection");
             let cookie = site.session.cookie();
             let request = format!(
-                "GET {path} HTTP/1.0\r\nHost: npm\r\nCookie: {cookie}\r\nAccept: text/html\r\n\r\n"
+                "GET /slow HTTP/1.0\r\nHost: npm\r\nCookie: {cookie}\r\nAccept: text/html\r\n\r\n"
             );
             stream.write_all(request.as_bytes()).expect("an open connection");
             site.nginx.wait_for_log("buffered to a temporary file", Duration::from_secs(10));
@@ -496,53 +499,52 @@ fn a_page_that_nginx_keeps_in_a_file_for_a_slow_client_comes_whole() {
 #[test]
 fn a_page_that_nginx_serves_itself_opens_too() {
     let late = format!("<!-- {} --><head>|<b>", megabyte());
-    let site = Site::with(|builder, _| {
-        let own = |lines: &str| format!("{}root html;\n{lines}", opening(DIRECTIVE));
-        builder
-            .http("types { text/html html; }")
-            .file("html/own/index.html", PAGES[0].replacen('|', "", 1))
-            .file("html/own/late.html", late.replacen('|', "", 1))
-            .file("html/sendfile/index.html", PAGES[0].replacen('|', "", 1))
-            .file("html/sendfile/late.html", late.replacen('|', "", 1))
-            .file("html/own/empty.html", "")
-            .file("html/own/cut.html", "<html><he")
-            .location("/own/", &own("sendfile off;\naio off;"))
-            .location(
-                "/sendfile/",
-                &own(
-                    "sendfile on;\ntcp_nopush on;\naio off;\ntry_files $uri $uri/index.html =404;",
-                ),
-            )
-    });
-    let client = site.nginx.client();
-    for folder in ["/own/", "/sendfile/"] {
-        for (name, page) in [("", PAGES[0]), ("index.html", PAGES[0]), ("late.html", &late)] {
-            let path = format!("{folder}{name}");
-            let reply = site.open(&client, &path);
-            assert_opens(&reply, page);
-            // What nginx says of the file is not to be held against the next request.
-            let since = "Sun, 01 Jan 2090 00:00:00 GMT";
-            for (name, value) in [
-                ("If-Modified-Since", since),
-                ("If-None-Match", "*"),
-                ("If-Match", "\"other\""),
-                ("If-Unmodified-Since", "Thu, 01 Jan 1970 00:00:00 GMT"),
-                ("Range", "bytes=0-9"),
-            ] {
-                let request = navigation(&client, "GET", &path, &site.session);
-                assert_opens(&request.header(name, value).send(), page);
+    for files in FILES {
+        let site = Site::with(|builder, _| {
+            let own = |lines: &str| format!("{}root html;\n{lines}", opening(DIRECTIVE));
+            builder
+                .http(&format!("types {{ text/html html; }}\n{files}"))
+                .file("html/own/index.html", PAGES[0].replacen('|', "", 1))
+                .file("html/own/late.html", late.replacen('|', "", 1))
+                .file("html/tried/index.html", PAGES[0].replacen('|', "", 1))
+                .file("html/tried/late.html", late.replacen('|', "", 1))
+                .file("html/own/empty.html", "")
+                .file("html/own/cut.html", "<html><he")
+                .location("/own/", &own("aio off;"))
+                .location("/tried/", &own("aio off;\ntry_files $uri $uri/index.html =404;"))
+        });
+        let client = site.nginx.client();
+        for folder in ["/own/", "/tried/"] {
+            for (name, page) in [("", PAGES[0]), ("index.html", PAGES[0]), ("late.html", &late)] {
+                page_of_a_file_opens(&site, &client, &format!("{folder}{name}"), page);
             }
-            let head = navigation(&client, "HEAD", &path, &site.session).send();
-            assert_eq!(head.status, 200);
-            assert_is_fresh(&head);
         }
+        for (name, page) in [("empty.html", ""), ("cut.html", "<html><he")] {
+            let reply = site.open(&client, &format!("/own/{name}"));
+            assert_eq!((reply.status, &*reply.text()), (200, page));
+        }
+        let head = navigation(&client, "HEAD", "/own/empty.html", &site.session).send();
+        assert_eq!(head.status, 200);
     }
-    for (name, page) in [("empty.html", ""), ("cut.html", "<html><he")] {
-        let reply = site.open(&client, &format!("/own/{name}"));
-        assert_eq!((reply.status, &*reply.text()), (200, page));
+}
+
+/// What nginx says of the file is not to be held against the next request.
+fn page_of_a_file_opens(site: &Site, client: &Client, path: &str, page: &str) {
+    assert_opens(&site.open(client, path), page);
+    let since = "Sun, 01 Jan 2090 00:00:00 GMT";
+    for (name, value) in [
+        ("If-Modified-Since", since),
+        ("If-None-Match", "*"),
+        ("If-Match", "\"other\""),
+        ("If-Unmodified-Since", "Thu, 01 Jan 1970 00:00:00 GMT"),
+        ("Range", "bytes=0-9"),
+    ] {
+        let request = navigation(client, "GET", path, &site.session);
+        assert_opens(&request.header(name, value).send(), page);
     }
-    let head = navigation(&client, "HEAD", "/own/empty.html", &site.session).send();
+    let head = navigation(client, "HEAD", path, &site.session).send();
     assert_eq!(head.status, 200);
+    assert_is_fresh(&head);
 }
 
 #[test]
@@ -782,11 +784,11 @@ fn http_1_0_and_http_2_are_no_different() {
 }
 
 /// A site whose pages nginx keeps, under `/cached`, and such a page.
-fn cached_site() -> (Site, String) {
+fn cached_site(files: &str) -> (Site, String) {
     let site = Site::with(|builder, pass| {
         let lines = "proxy_cache pages;\nproxy_cache_key /;\nproxy_cache_valid 1h;\n";
         builder
-            .http("proxy_cache_path cache keys_zone=pages:1m;")
+            .http(&format!("proxy_cache_path cache keys_zone=pages:1m;\n{files}"))
             .location("/cached", &format!("{}{lines}{pass}", opening(DIRECTIVE)))
     });
     let headers = VALIDATORS.replace("Expires: Wed, 25 Nov 2026 06:07:17 GMT\r\n", "");
@@ -798,22 +800,24 @@ fn cached_site() -> (Site, String) {
 
 #[test]
 fn a_page_in_nginxs_cache_opens_for_each_user_as_theirs() {
-    let (site, page) = cached_site();
-    let client = site.nginx.client();
-    let first = assert_opens(&site.open(&client, "/cached"), &page);
-    let bob = site.world.sign_in("bob");
-    let second = assert_opens(&navigation(&client, "GET", "/cached", &bob).send(), &page);
-    assert_ne!(first, second);
-    assert_eq!(assert_opens(&site.open(&client, "/cached"), &page), first);
-    let part = navigation(&client, "GET", "/cached", &site.session);
-    assert_opens(&part.header("Range", "bytes=0-9").send(), &page);
-    assert_eq!(site.upstream.count(), 1);
+    for files in FILES {
+        let (site, page) = cached_site(files);
+        let client = site.nginx.client();
+        let first = assert_opens(&site.open(&client, "/cached"), &page);
+        let bob = site.world.sign_in("bob");
+        let second = assert_opens(&navigation(&client, "GET", "/cached", &bob).send(), &page);
+        assert_ne!(first, second);
+        assert_eq!(assert_opens(&site.open(&client, "/cached"), &page), first);
+        let part = navigation(&client, "GET", "/cached", &site.session);
+        assert_opens(&part.header("Range", "bytes=0-9").send(), &page);
+        assert_eq!(site.upstream.count(), 1);
+    }
 }
 
 #[test]
 fn a_page_in_nginxs_cache_comes_whole_to_who_had_it_before() {
     for (name, value) in CONDITIONS {
-        let (site, page) = cached_site();
+        let (site, page) = cached_site(FILES[1]);
         let client = site.nginx.client();
         // What is not in the cache yet, and what is.
         for _ in 0..2 {
