@@ -75,19 +75,25 @@ pub fn note_route(request: &mut Request) {
         return;
     }
     let is_redirected = request.as_ref().uri_changes() <= NGX_HTTP_MAX_URI_CHANGES;
-    let noted = match flag(request).filter(|_| is_redirected) {
-        None => NOT_REDIRECTED,
-        Some(flag) => {
-            let had_been = flag.valid() != 0;
-            flag.set_valid(0);
-            if had_been {
-                HAD_BEEN_GRANTED
-            } else {
-                HAD_NOT_BEEN_GRANTED
-            }
-        }
+    let noted = match is_redirected {
+        true => had_been_granted(request),
+        false => NOT_REDIRECTED,
     };
     *what = std::ptr::without_provenance_mut(noted);
+}
+
+/// What the flag says, which is taken back.
+#[inline(never)]
+fn had_been_granted(request: &mut Request) -> usize {
+    let Some(flag) = flag(request) else {
+        return NOT_REDIRECTED;
+    };
+    let had_been = flag.valid() != 0;
+    flag.set_valid(0);
+    match had_been {
+        true => HAD_BEEN_GRANTED,
+        false => HAD_NOT_BEEN_GRANTED,
+    }
 }
 
 /// A request has come past the access phase of its location.

@@ -46,18 +46,15 @@ use crate::sso::token::{is_live_npm_token, Millis};
 pub extern "C" fn take_back(r: *mut ngx_http_request_t) -> ngx_int_t {
     // SAFETY: nginx passes a request that is valid for the call.
     let request = unsafe { Request::from_ngx_http_request(r) };
-    let is_main = request.is_main();
-    if is_main {
-        granted::note_route(request);
-    }
-    let result = match is_main {
-        true if request.as_ref().internal() == 0 => Ok(()),
-        true => context::take_back(request),
-        // As for the question to Authentik, most often.
-        false if !is_concerned(request) => Ok(()),
-        false => authorize_subrequest(request),
+    let is_untouched = match request.is_main() {
+        true => is_as_it_came(request),
+        // As the question to Authentik is, most often.
+        false => !is_concerned(request),
     };
-    declined(result)
+    match is_untouched {
+        true => Status::NGX_DECLINED.into(),
+        false => hand_back(request, authorize_subrequest),
+    }
 }
 
 /// The handler of the rewrite phase that comes before a location is known: the server's own `set` and
@@ -65,13 +62,32 @@ pub extern "C" fn take_back(r: *mut ngx_http_request_t) -> ngx_int_t {
 pub extern "C" fn take_back_early(r: *mut ngx_http_request_t) -> ngx_int_t {
     // SAFETY: nginx passes a request that is valid for the call.
     let request = unsafe { Request::from_ngx_http_request(r) };
-    if request.is_main() {
-        return take_back(r);
+    let is_untouched = match request.is_main() {
+        true => is_as_it_came(request),
+        false => RequestContext::of_main(request).is_none(),
+    };
+    match is_untouched {
+        true => Status::NGX_DECLINED.into(),
+        false => hand_back(request, restore_subrequest),
     }
-    declined(hand_back(request))
 }
 
-fn declined(result: Result<(), OutOfMemory>) -> ngx_int_t {
+/// Whether a main request has not been redirected.
+fn is_as_it_came(request: &mut Request) -> bool {
+    granted::note_route(request);
+    request.as_ref().internal() == 0
+}
+
+/// Gives a request back what the client sent, where it has been changed; a subrequest by `restore`.
+#[inline(never)]
+fn hand_back(
+    request: &mut Request,
+    restore: fn(&mut Request) -> Result<(), OutOfMemory>,
+) -> ngx_int_t {
+    let result = match request.is_main() {
+        true => context::take_back(request),
+        false => restore(request),
+    };
     match result {
         Ok(()) => Status::NGX_DECLINED.into(),
         Err(OutOfMemory) => Status::NGX_ERROR.into(),
@@ -79,7 +95,7 @@ fn declined(result: Result<(), OutOfMemory>) -> ngx_int_t {
 }
 
 /// Gives a subrequest what the client sent, where the module has changed that in its main request.
-fn hand_back(request: &mut Request) -> Result<(), OutOfMemory> {
+fn restore_subrequest(request: &mut Request) -> Result<(), OutOfMemory> {
     let changed = RequestContext::of_main(request)
         .and_then(|context| Some((context.original?, context.sent)));
     match changed {
@@ -115,7 +131,7 @@ fn authorize_subrequest(request: &mut Request) -> Result<(), OutOfMemory> {
         }
     }
     let is_met = context.is_some();
-    hand_back(request)?;
+    restore_subrequest(request)?;
     let Some(settings) = directive else {
         return Ok(());
     };
