@@ -393,18 +393,18 @@ pub fn check_sources(cf: &ngx_conf_t, directive: &Directive) -> Result<(), Statu
 #[cfg(nginx_pcre)]
 fn capture_handler(cf: &mut ngx_conf_t) -> ngx_http_get_variable_pt {
     let mut pattern = *b"(?<npm_token_capture>)\0";
-    // SAFETY: all zeros but for the pattern and the buffer for errors is what nginx expects; the
-    // pattern is ended by a null byte, and nginx keeps neither.
-    unsafe {
-        let mut error = [0u8; 128];
-        let mut compile: ngx_regex_compile_t = std::mem::zeroed();
-        compile.pattern = ngx_str_t { len: pattern.len() - 1, data: pattern.as_mut_ptr() };
-        compile.err = ngx_str_t { len: error.len(), data: error.as_mut_ptr() };
-        if ngx_http_regex_compile(cf, &mut compile).is_null() {
-            return None;
-        }
+    let mut error = [0u8; 128];
+    let mut compile = ngx_regex_compile_t {
+        pattern: ngx_str_t { len: pattern.len() - 1, data: pattern.as_mut_ptr() },
+        err: ngx_str_t { len: error.len(), data: error.as_mut_ptr() },
+        ..Default::default()
+    };
+    // SAFETY: cf is valid; the pattern is ended by a null byte, and nginx keeps neither text.
+    let regex = unsafe { ngx_http_regex_compile(cf, &mut compile) };
+    match regex.is_null() {
+        true => None,
+        false => get_handler(cf, b"npm_token_capture"),
     }
-    get_handler(cf, b"npm_token_capture")
 }
 
 #[cfg(not(nginx_pcre))]

@@ -265,14 +265,15 @@ pub fn is_authorized(request: &Request, value: Option<ngx_str_t>) -> bool {
 
 #[inline(always)]
 fn add_authorization(r: &mut ngx_http_request_t, value: ngx_str_t) -> Result<(), OutOfMemory> {
-    // SAFETY: all zeros is a header without a name, which is set below. nginx does not write to
-    // the names.
-    let mut header: ngx_table_elt_t = unsafe { std::mem::zeroed() };
-    header.hash = AUTHORIZATION.hash;
-    header.key =
-        ngx_str_t { len: AUTHORIZATION.usual.len(), data: AUTHORIZATION.usual.as_ptr().cast_mut() };
-    header.value = value;
-    header.lowcase_key = AUTHORIZATION.lowercase.as_ptr().cast_mut();
+    // nginx does not write to the names.
+    let name = AUTHORIZATION.usual;
+    let header = ngx_table_elt_t {
+        hash: AUTHORIZATION.hash,
+        key: ngx_str_t { len: name.len(), data: name.as_ptr().cast_mut() },
+        value,
+        lowcase_key: AUTHORIZATION.lowercase.as_ptr().cast_mut(),
+        ..Default::default()
+    };
     r.headers_in.authorization = push(&mut r.headers_in.headers, header)?;
     Ok(())
 }

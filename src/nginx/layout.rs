@@ -178,6 +178,7 @@ impl Headers {
             .allowlist_item("(ngx|NGX)_.*")
             .blocklist_item("NGX_ALIGNMENT")
             .layout_tests(false)
+            .derive_default(true)
             .formatter(bindgen::Formatter::None)
             .use_core()
             .parse_callbacks(Box::new(Elsewhere));

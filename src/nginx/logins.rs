@@ -51,6 +51,7 @@ struct Threads {
 }
 
 /// A timer. nginx's debug log reads the descriptor of the connection that an event belongs to.
+#[derive(Default)]
 struct Tick {
     event: ngx_event_t,
     connection: ngx_connection_t,
@@ -549,8 +550,7 @@ impl Threads {
 
 impl Tick {
     fn new() -> Box<Self> {
-        // SAFETY: both are plain C structures, for which all zeros is the initial state.
-        let mut tick: Box<Self> = Box::new(unsafe { std::mem::zeroed() });
+        let mut tick = Box::<Self>::default();
         tick.connection.fd = -1;
         tick.event.handler = Some(on_tick);
         tick.event.data = ptr::addr_of_mut!(tick.connection).cast();

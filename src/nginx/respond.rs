@@ -80,11 +80,7 @@ fn add_header(
     name: &'static str,
     value: ngx_str_t,
 ) -> Result<(), OutOfMemory> {
-    // SAFETY: all zeros is a header without a name, which is set below.
-    let mut header: ngx_table_elt_t = unsafe { std::mem::zeroed() };
-    header.hash = 1;
-    header.key = text(name);
-    header.value = value;
+    let header = ngx_table_elt_t { hash: 1, key: text(name), value, ..Default::default() };
     push(&mut r.headers_out.headers, header)?;
     Ok(())
 }
@@ -106,11 +102,10 @@ pub fn send_text(
     forbid_keeping(request.as_mut())?;
     let text = copy(&request.pool(), text.as_bytes())?;
     let mut content_type = content_type;
-    // SAFETY: all zeros but for the text is a value without variables, which nginx only reads.
-    unsafe {
-        let mut body: ngx_http_complex_value_t = std::mem::zeroed();
-        body.value = text;
-        let status = NGX_HTTP_OK as usize;
-        Ok(Status(ngx_http_send_response(request.as_mut(), status, &mut content_type, &mut body)))
-    }
+    let mut body = ngx_http_complex_value_t { value: text, ..Default::default() };
+    let status = NGX_HTTP_OK as usize;
+    // SAFETY: the request is valid; nginx only reads the type and the value, which has no variables.
+    let sent =
+        unsafe { ngx_http_send_response(request.as_mut(), status, &mut content_type, &mut body) };
+    Ok(Status(sent))
 }

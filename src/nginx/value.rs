@@ -33,10 +33,12 @@ impl Value {
         unsafe {
             let value = Pool::from_ngx_pool(cf.pool).calloc_type::<ngx_http_complex_value_t>();
             let value = NonNull::new(value)?;
-            let mut compile: ngx_http_compile_complex_value_t = std::mem::zeroed();
-            compile.cf = cf;
-            compile.value = &mut text;
-            compile.complex_value = value.as_ptr();
+            let mut compile = ngx_http_compile_complex_value_t {
+                cf,
+                value: &mut text,
+                complex_value: value.as_ptr(),
+                ..Default::default()
+            };
             let done = ngx_http_compile_complex_value(&mut compile) == NGX_OK as ngx_int_t;
             done.then_some(Self::Complex(value))
         }
