@@ -3,7 +3,7 @@
 use std::io::Write;
 use std::net::TcpStream;
 use std::sync::atomic::Ordering;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use testbed::nginx::kill;
 use testbed::wait::happens;
@@ -25,6 +25,9 @@ const NGINX_INTERVAL: Duration = Duration::from_secs(3);
 
 /// How long the zone is too small.
 const SMALL_ZONE: Duration = Duration::from_secs(5);
+
+/// After how long nginx tries to accept connections again (`accept_mutex_delay`).
+const ACCEPT_DELAY: Duration = Duration::from_millis(500);
 
 /// How far NPM's clock steps, in seconds.
 const CLOCK_STEP: i64 = 60 * 60;
@@ -262,6 +265,7 @@ impl World {
 
     /// Holds requests open, but for their ends, until there is room for no other, and for a while.
     fn use_up(&self, what: &'static str, is_full: impl Fn() -> bool) {
+        let before = self.site.nginx.error_log_length();
         let mut held = Vec::new();
         let was_full = happens(SOON, || {
             held.extend(self.begin_request());
@@ -270,7 +274,28 @@ impl World {
         self.check(what, was_full);
         self.stop.pause(FAULT);
         drop(held);
+        self.wait_until_accepting(before);
         self.site.restore();
+    }
+
+    /// Waits until each worker has tried to accept connections again, which it does by a timer
+    /// (`ngx_event_accept`). nginx forgets that timer where it closes its listening sockets, and makes
+    /// another connection of the one in which it stands (`ngx_close_listening_sockets`): a worker that
+    /// is told to end meanwhile crashes, with the module and without it.
+    fn wait_until_accepting(&self, before: u64) {
+        let failures = || {
+            let log = self.site.nginx.error_log_from(before);
+            log.lines().filter(|line| line.contains("accept4() failed")).count()
+        };
+        let mut last = (failures(), Instant::now());
+        let is_over = happens(SOON, || {
+            let count = failures();
+            if count != last.0 {
+                last = (count, Instant::now());
+            }
+            last.1.elapsed() > 2 * ACCEPT_DELAY
+        });
+        self.check("connections accepted again", is_over);
     }
 
     /// A request but for its end. nginx cannot take its connection back, as one that has not been
