@@ -179,7 +179,8 @@ impl Queue {
     fn add(&self, account: Arc<Account>, task: Task) {
         let mut wanted = self.wanted.lock();
         let is_same = |(other, asked): &(Arc<Account>, Task)| {
-            other.key == account.key && discriminant(asked) == discriminant(&task)
+            let is_for_same = other.key == account.key && other.wanted() == account.wanted();
+            is_for_same && discriminant(asked) == discriminant(&task)
         };
         if !wanted.tasks.iter().any(is_same) {
             wanted.tasks.push_back((account, task));
