@@ -253,10 +253,17 @@ unsafe extern "C" fn end(reading: *mut c_void) {
             *latest = ptr::null_mut();
         }
         match modules {
-            Modules::Build(build) if !is_taken => keep(build),
+            Modules::Build(build) if !is_taken && is_at_work() => keep(build),
             _ => {}
         }
     }
+}
+
+/// Whether nginx works by any configuration. The first one that it reads it may refuse, and end.
+fn is_at_work() -> bool {
+    // SAFETY: nginx has a cycle whenever it destroys another one; the one that it begins with has no
+    // configuration (`ngx_is_init_cycle`).
+    unsafe { !(*ngx_cycle).conf_ctx.is_null() }
 }
 
 /// Keeps the build of a configuration that nginx has refused open, until it takes another one. It may

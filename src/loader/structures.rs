@@ -160,6 +160,8 @@ pub struct ngx_http_variable_value_t {
 
 extern "C" {
     pub static ngx_core_module: ngx_module_t;
+    /// What nginx works by.
+    pub static mut ngx_cycle: *mut ngx_cycle_t;
     /// The empty text.
     pub static ngx_http_variable_null_value: ngx_http_variable_value_t;
 

@@ -44,7 +44,7 @@ same_fields! {
     ngx_core_module_t { name, create_conf, init_conf }
     ngx_http_module_t { preconfiguration, postconfiguration, create_main_conf, merge_loc_conf }
     ngx_command_t { name, type_, set, conf, offset, post }
-    ngx_cycle_t { pool, log }
+    ngx_cycle_t { conf_ctx, pool, log }
     ngx_pool_cleanup_t { handler, data }
     ngx_http_variable_t { name, get_handler, data, flags, index }
     ngx_http_variable_value_t { data }
