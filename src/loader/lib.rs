@@ -37,8 +37,6 @@ use structures::*;
 struct Reading {
     cycle: *mut ngx_cycle_t,
     modules: Modules,
-    /// Whether nginx has come to work by it.
-    is_taken: bool,
 }
 
 enum Modules {
@@ -155,7 +153,7 @@ unsafe extern "C" fn choose(cycle: *mut ngx_cycle_t) -> *mut c_void {
     };
     // SAFETY: as above.
     let modules = unsafe { modules(cycle) };
-    let reading = Box::into_raw(Box::new(Reading { cycle, modules, is_taken: false }));
+    let reading = Box::into_raw(Box::new(Reading { cycle, modules }));
     cleanup.handler = Some(end);
     cleanup.data = reading.cast();
     // SAFETY: nginx is loading the module; `end` clears the tables before anything goes.
@@ -228,9 +226,6 @@ unsafe extern "C" fn take(_: *mut ngx_cycle_t) -> isize {
     // SAFETY: nginx initializes modules on the one thread on which it loads them, right after it has
     // read their configuration; what it goes on with calls nothing of what it has refused.
     unsafe {
-        if let Some(reading) = LAST.as_mut() {
-            reading.is_taken = true;
-        }
         TAKEN = LAST;
         (*ptr::addr_of_mut!(REFUSED)).clear();
     }
@@ -242,18 +237,21 @@ unsafe extern "C" fn end(reading: *mut c_void) {
     // SAFETY: nginx is not loading a module, and calls this once with what `choose` made.
     unsafe {
         tables::clear();
+        let reading = reading.cast::<Reading>();
+        // nginx refuses what it has read last, or nothing.
+        let is_refused = LAST == reading && TAKEN != reading;
         for place in [ptr::addr_of_mut!(LAST), ptr::addr_of_mut!(TAKEN)] {
-            if (*place).cast() == reading {
+            if *place == reading {
                 *place = ptr::null_mut();
             }
         }
-        let Reading { cycle, modules, is_taken } = *Box::from_raw(reading.cast::<Reading>());
+        let Reading { cycle, modules } = *Box::from_raw(reading);
         let latest = latest();
         if *latest == cycle {
             *latest = ptr::null_mut();
         }
         match modules {
-            Modules::Build(build) if !is_taken && is_at_work() => keep(build),
+            Modules::Build(build) if is_refused && is_at_work() => keep(build),
             _ => {}
         }
     }

@@ -23,7 +23,7 @@ pub fn is_tokens(path: &[u8]) -> bool {
     let is_name = |segment: &[u8]| segment.eq_ignore_ascii_case(b"tokens");
     // White space, which was encoded, ends the path where it is passed on as it is.
     let is_blank = |b: &u8| *b <= b' ';
-    if path.contains(&b'%') || path.iter().any(is_blank) {
+    if path.iter().any(|b| *b == b'%' || is_blank(b)) {
         // Which segment is the last depends on how often NPM decodes dots, slashes and marks.
         return decoded(path).split(|b| b"/?#".contains(b) || is_blank(b)).any(is_name);
     }
