@@ -180,15 +180,19 @@ fn the_question_to_authentik_never_carries_the_token() {
     }
 }
 
-#[test]
-fn a_mirror_never_sees_the_token() {
-    let (world, mirror) = (World::under(satisfy()), Elsewhere::start());
+/// NPM, each of whose requests is mirrored to somebody else.
+fn mirrored(world: &World, mirror: &Elsewhere) -> Builder {
     let npm = world.npm.url();
-    let nginx = world
+    world
         .nginx()
         .location("/", &format!("{ASKED}\n{DIRECTIVE}\nmirror /mirror;\nproxy_pass {npm};"))
         .location("= /mirror", &format!("internal;\nproxy_pass {};", mirror.url()))
-        .start();
+}
+
+#[test]
+fn a_mirror_never_sees_the_token() {
+    let (world, mirror) = (World::under(satisfy()), Elsewhere::start());
+    let nginx = mirrored(&world, &mirror).start();
     let client = nginx.client();
     let (akadmin, nobody) = (world.sign_in("akadmin"), world.sign_in("nobody"));
     for (count, sent) in [None, None, Some(BASIC)].into_iter().enumerate() {
@@ -210,13 +214,7 @@ const AS_IT_IS: &str = "proxy_set_header Authorization $http_authorization;";
 #[test]
 fn a_mirror_that_is_sent_what_the_request_carries_never_sees_the_token() {
     let (world, mirror) = (World::under(satisfy()), Elsewhere::start());
-    let npm = world.npm.url();
-    let nginx = world
-        .nginx()
-        .server(AS_IT_IS)
-        .location("/", &format!("{ASKED}\n{DIRECTIVE}\nmirror /mirror;\nproxy_pass {npm};"))
-        .location("= /mirror", &format!("internal;\nproxy_pass {};", mirror.url()))
-        .start();
+    let nginx = mirrored(&world, &mirror).server(AS_IT_IS).start();
     let client = nginx.client();
     let akadmin = world.sign_in("akadmin");
     for (count, sent) in [None, None, Some(BASIC)].into_iter().enumerate() {
@@ -999,16 +997,10 @@ fn parts_of_parts_get_the_token_of_the_same_directive_and_of_no_other() {
 #[test]
 fn the_variables_are_empty_in_a_mirror_without_the_directive() {
     let (world, mirror) = (World::under(satisfy()), Elsewhere::start());
-    let npm = world.npm.url();
     let copy = "proxy_set_header Authorization $npm_token_authorization;
                 proxy_set_header X-Identity $npm_token_identity;
                 proxy_set_header X-Status $npm_token_status;";
-    let nginx = world
-        .nginx()
-        .server(copy)
-        .location("/", &format!("{ASKED}\n{DIRECTIVE}\nmirror /mirror;\nproxy_pass {npm};"))
-        .location("= /mirror", &format!("internal;\nproxy_pass {};", mirror.url()))
-        .start();
+    let nginx = mirrored(&world, &mirror).server(copy).start();
     let client = nginx.client();
     let request = client.request("GET", "/echo").cookie(&world.sign_in("akadmin"));
     request.header("Authorization", BASIC).send();
