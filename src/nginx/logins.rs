@@ -354,8 +354,12 @@ impl Logins {
                         Ok(Answer::Takes(role)) => Some(role),
                         _ => None,
                     };
-                    if let Some(zone) = self.zone {
-                        zone.lock().let_be(&account.key, token.issue, role, now());
+                    let (claim, now) = (claim(&account, now()), now());
+                    let let_be = |zone: Zone| {
+                        zone.lock().let_be(&account.key, token.issue, role, claim, now)
+                    };
+                    if self.zone.is_some_and(let_be) {
+                        self.ask(&account, Task::Check(token));
                     }
                 }
                 // Only a check is answered so.

@@ -176,6 +176,15 @@ impl Slot {
         self.claimed_until = claim.until;
     }
 
+    /// NPM is asked whether it takes the token.
+    fn check(&mut self, doubt: Doubt, claim: Claim, now: Millis) {
+        self.checked_at = now;
+        if doubt == Doubt::Refused {
+            self.refused_at = now;
+        }
+        self.claim(claim);
+    }
+
     fn forget_token(&mut self) {
         self.use_until = 0;
         self.is_refused = 0;
@@ -548,11 +557,7 @@ impl Table {
         let is_doubted =
             (is_refused || slot.pauses_until(now).is_none()) && !slot.is_claimed(now, is_alive);
         if is_doubted {
-            slot.checked_at = now;
-            if is_refused {
-                slot.refused_at = now;
-            }
-            slot.claim(claim);
+            slot.check(doubt, claim, now);
         }
         is_doubted
     }
@@ -564,14 +569,32 @@ impl Table {
     }
 
     /// Ends a promise without a result: NPM takes this issue of the token, and has said what its
-    /// account may do now, or it could not be asked.
-    pub fn let_be(&mut self, key: &AccountKey, issue: u64, role: Option<Role>, now: Millis) {
+    /// account may do now, or it could not be asked. Answers whether it is to be asked once more, in
+    /// which case the promise is renewed: NPM has refused a request with the token meanwhile, and what
+    /// it has said may be from before that.
+    pub fn let_be(
+        &mut self,
+        key: &AccountKey,
+        issue: u64,
+        role: Option<Role>,
+        claim: Claim,
+        now: Millis,
+    ) -> bool {
         let slot = self.slot(key, &mut 0, now);
         if let Some(role) = role.filter(|_| slot.issue == issue) {
             slot.set_role(role);
         }
-        slot.is_refused = 0;
-        slot.claimed_by = 0;
+        // A check that a refusal led to began when the refusal came.
+        let is_refused_since =
+            slot.issue == issue && slot.is_refused != 0 && slot.refused_at != slot.checked_at;
+        match is_refused_since {
+            true => slot.check(Doubt::Refused, claim, now),
+            false => {
+                slot.is_refused = 0;
+                slot.claimed_by = 0;
+            }
+        }
+        is_refused_since
     }
 
     /// Forgets a token that NPM does not take. Answers whether a login is to follow, in which case
@@ -1003,7 +1026,7 @@ mod tests {
         for doubt in [Doubt::Error, Doubt::Refused] {
             for now in [now, back] {
                 assert!(table.doubt(&key(1), issue, doubt, now, at(now), |_| true), "{doubt:?}");
-                table.let_be(&key(1), issue, None, now);
+                assert!(!table.let_be(&key(1), issue, None, at(now), now));
                 assert!(!table.doubt(&key(1), issue, doubt, now, at(now), |_| true), "{doubt:?}");
             }
         }
@@ -1343,7 +1366,7 @@ mod tests {
         };
         assert!(doubt(&mut table, NOW, 10));
         assert!(!doubt(&mut table, NOW, 11));
-        table.let_be(&key(1), issue, None, NOW);
+        table.let_be(&key(1), issue, None, claim(10), NOW);
         assert!(!doubt(&mut table, NOW + 9_999, 11));
         assert!(doubt(&mut table, NOW + 10_000, 11));
         // Nobody has given that promise up.
@@ -1414,7 +1437,7 @@ mod tests {
         assert!(refuse(&mut table, issue, NOW));
         assert_eq!(access(&mut table, 1, NOW, 11), Access::Wait);
         assert!(!refuse(&mut table, issue, NOW), "it is being asked about");
-        table.let_be(&key(1), issue, None, NOW);
+        table.let_be(&key(1), issue, None, claim(10), NOW);
         assert!(fresh(&access(&mut table, 1, NOW, 11)).is_some());
 
         // It was not the token: not asked about again for a while.
@@ -1427,7 +1450,7 @@ mod tests {
     fn a_refusal_is_heeded_though_npm_was_asked_a_moment_before() {
         let (mut table, issue) = signed_in();
         assert!(table.doubt(&key(1), issue, Doubt::Error, NOW, claim(10), |_| true));
-        table.let_be(&key(1), issue, None, NOW);
+        table.let_be(&key(1), issue, None, claim(10), NOW);
         assert!(refuse(&mut table, issue, NOW + 1));
         assert!(table.revoke(&key(1), issue, claim(10), NOW + 2));
         assert_eq!(access(&mut table, 1, NOW + 2, 11), Access::Wait);
@@ -1443,6 +1466,21 @@ mod tests {
     }
 
     #[test]
+    fn a_refusal_that_comes_during_a_check_leads_to_another() {
+        let (mut table, issue) = signed_in();
+        assert!(table.doubt(&key(1), issue, Doubt::Error, NOW, claim(11), |_| true));
+        assert!(!refuse(&mut table, issue, NOW + 1), "the promise is another worker's");
+        assert_eq!(access(&mut table, 1, NOW + 1, 12), Access::Wait);
+        assert!(table.let_be(&key(1), issue, None, claim(11), NOW + 2));
+        assert_eq!(access(&mut table, 1, NOW + 2, 12), Access::Wait);
+
+        // Once: what it has led to is as any other.
+        assert!(!refuse(&mut table, issue, NOW + 3));
+        assert!(!table.let_be(&key(1), issue, None, claim(11), NOW + 4));
+        assert!(fresh(&access(&mut table, 1, NOW + 4, 12)).is_some());
+    }
+
+    #[test]
     fn a_tokens_role_is_what_npm_said_last() {
         let mut table = table();
         let role = |table: &mut Table| match access(table, 1, NOW, 10) {
@@ -1454,12 +1492,12 @@ mod tests {
         assert_eq!(role(&mut table), Role::Administrator);
         let issue = table.store(&key(1), Wanted::Any, (&day, Role::Standard), true, NOW);
         assert_eq!(role(&mut table), Role::Standard);
-        table.let_be(&key(1), issue, Some(Role::Administrator), NOW);
+        table.let_be(&key(1), issue, Some(Role::Administrator), claim(10), NOW);
         assert_eq!(role(&mut table), Role::Administrator);
-        table.let_be(&key(1), issue, None, NOW);
+        table.let_be(&key(1), issue, None, claim(10), NOW);
         assert_eq!(role(&mut table), Role::Administrator);
         // Said of a token before that.
-        table.let_be(&key(1), issue - 1, Some(Role::Standard), NOW);
+        table.let_be(&key(1), issue - 1, Some(Role::Standard), claim(10), NOW);
         assert_eq!(role(&mut table), Role::Administrator);
         table.revoke(&key(1), issue, claim(10), NOW);
         table.store(&key(1), Wanted::Any, (&day, Role::Standard), false, NOW);
@@ -1498,7 +1536,7 @@ mod tests {
         let claim = Claim { by: 10, until: due + 6_000 };
         assert!(table.doubt(&key(0), issue, Doubt::Error, due - 1, claim, |_| true));
         assert!(!renews(&mut table, 0, due, 11));
-        table.let_be(&key(0), issue, None, due);
+        table.let_be(&key(0), issue, None, claim, due);
         assert!(renews(&mut table, 0, due, 11));
     }
 

@@ -1,6 +1,8 @@
 //! A token that NPM no longer takes is found out by its answers, and replaced.
 
 use std::collections::HashSet;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{mpsc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -209,15 +211,62 @@ fn after_a_changed_password_that_is_the_old_one_again_the_next_request_is_signed
 
 #[test]
 fn a_refused_token_is_checked_though_another_error_was_a_moment_before() {
-    let (npm, nginx) = signed_in_to_2_16(2);
-    let client = nginx.client();
-    assert_eq!(client.get("/api/nosuch").status, 404);
-    eventually(SOON, "a check", || checks(&npm).len() == 1);
-    eventually(SOON, "its end", || status(&client.get("/")) == "hit");
-    npm.set_secret(ADMIN, &npm.secret(ADMIN));
-    refuse(&nginx);
-    assert!(is_signed_in(&client.get(ME)));
-    assert_eq!((checks(&npm).len(), npm.logins()), (2, 2));
+    // The check that the other error has led to is answered before the refusal comes, or after.
+    for is_late in [false, true] {
+        let signer = Npm::start();
+        let token = |hours: u64| signer.issue_token(ADMIN, Duration::from_secs(hours * 3600));
+        let tokens = [token(1), token(2)];
+        let old = format!("Bearer {}", tokens[0]);
+        let (logins, times_asked) = (AtomicUsize::new(0), AtomicUsize::new(0));
+        let (answered, answer) = mpsc::sync_channel(1);
+        let answer = Mutex::new(answer);
+        let elsewhere = crate::Elsewhere::answering(move |request| {
+            let is_old = request.authorization() == [&old];
+            match &*request.path {
+                "/api/tokens" => {
+                    let token = &tokens[logins.fetch_add(1, Ordering::Relaxed)];
+                    Response::json(
+                        200,
+                        json!({"token": token, "expires": "2099-01-01T00:00:00.000Z"}),
+                    )
+                }
+                // What the account may do; the first check; the second one.
+                ME if is_old => match times_asked.fetch_add(1, Ordering::Relaxed) {
+                    0 => Response::json(200, json!({"roles": ["admin"]})),
+                    1 => {
+                        let answer = answer.lock().expect("no other check");
+                        answer.recv_timeout(SOON).expect("an answer to be given");
+                        Response::json(200, json!({"roles": ["admin"]}))
+                    }
+                    _ => answer_of(401),
+                },
+                ME => Response::json(200, json!({"roles": ["admin"]})),
+                "/api/refused" if is_old => answer_of(401),
+                "/api/refused" => answer_of(200),
+                _ => answer_of(404),
+            }
+        });
+        let asked = || elsewhere.requests().iter().filter(|r| r.path == ME).count();
+        let directive = "npm_token_inject accounts.json user=$user trust_headers=on";
+        let nginx = site(&quick_npm())
+            .accounts(&accounts_at(&elsewhere.url(), "secret").to_string())
+            .location("/api/", &format!("{directive}; proxy_pass {};", elsewhere.url()))
+            .start();
+        let client = nginx.client();
+        assert_eq!(client.get("/api/nosuch").status, 404);
+        eventually(SOON, "a check", || asked() == 2);
+        if !is_late {
+            answered.send(()).expect("a check");
+        }
+        let refused = client.get("/api/refused");
+        assert_eq!((status(&refused), refused.status), ("hit", 401), "{refused:?}");
+        if is_late {
+            answered.send(()).expect("a check");
+        }
+        // By a new token, of which NPM is asked what its account may do.
+        let reply = client.get("/api/refused");
+        assert_eq!((reply.status, asked()), (200, 4), "late: {is_late}, {reply:?}");
+    }
 }
 
 #[test]
