@@ -489,7 +489,8 @@ fn the_service_account_may_have_two_factor_authentication() {
     }});
     let nginx = people_site(&npm, &accounts).start();
     assert_eq!(seen_as(&nginx.client(), who("guest", GUEST, "")), GUEST);
-    assert_eq!(npm.codes(), 1);
+    // And another where a step began before NPM looked at the first.
+    assert!((1..=2).contains(&npm.codes()));
 }
 
 #[test]

@@ -11,6 +11,7 @@ use testbed::nginx::{has_debug_log, Builder};
 use testbed::{closed_port, eventually, Client, Fault, Nginx, Npm, Reply, Request, Response};
 
 use crate::http2::{Connection, Stream};
+use crate::site::SIGNED_IN;
 use crate::{status, Elsewhere, World, ASKED, SHOWN};
 
 const ADMINS: &str = "the token of admin@example.com";
@@ -852,6 +853,7 @@ fn streams_that_end_just_as_their_login_does_do_no_harm() {
             connection.get(&format!("/echo/{n}"), &[("cookie", &*cookie)]);
         }
         until_requests_wait(&nginx, (index + 1) * 10);
+        eventually(SOON, "the login", || world.npm.logins() == index + 1);
         // At times the login is the first to end, at times the connection.
         if index % 2 == 0 {
             world.npm.clear_fault();
@@ -860,6 +862,7 @@ fn streams_that_end_just_as_their_login_does_do_no_harm() {
             drop(connection);
             world.npm.clear_fault();
         }
+        eventually(SOON, "its end", || nginx.log_lines(SIGNED_IN).len() == index + 1);
         connections.push(cookie);
     }
     for cookie in connections {

@@ -8,7 +8,8 @@ use std::time::Duration;
 
 use testbed::nginx::{binary, kill, worker_pids_of};
 use testbed::{
-    eventually, npm_proxy_host, process, Client, Fault, Nginx, Npm, Outpost, Reply, Visitor,
+    eventually, hold_port, npm_proxy_host, process, Client, Fault, Nginx, Npm, Outpost, Reply,
+    Visitor,
 };
 
 use crate::site::*;
@@ -261,10 +262,12 @@ fn workers_killed_while_they_log_in_leave_a_zone_that_works() {
         let before = npm.logins();
         let (results, ()) = under_load(4, request, &nginx, || {
             eventually(SOON, "a login", || npm.logins() > before);
-            for pid in nginx.worker_pids().into_iter().take(2) {
-                kill(pid, libc::SIGKILL);
-            }
-            eventually(SOON, "new workers", || nginx.worker_pids().len() == 3);
+            let killed: Vec<u32> = nginx.worker_pids().into_iter().take(2).collect();
+            killed.iter().for_each(|&pid| kill(pid, libc::SIGKILL));
+            eventually(SOON, "new workers", || {
+                let workers = nginx.worker_pids();
+                workers.len() == 3 && !workers.iter().any(|pid| killed.contains(pid))
+            });
             eventually(SOON, "a token", || request(&nginx.client()).is_ok_and(|r| r.status == 200));
         });
         for reply in results.iter().flatten() {
@@ -348,7 +351,10 @@ fn an_upgrade_in_place_fails_no_request() {
     let npm = quick_npm();
     let mut nginx = busy_site(&npm, 2).start();
     assert!(nginx.quit().success());
+    // No other test's server gets the port before it has another nginx.
+    let held = hold_port(nginx.port());
     let daemon = Daemon::start(&nginx);
+    drop(held);
     assert!(is_signed_in(&nginx.client().get(ME)));
 
     let old = daemon.master().expect("a master");

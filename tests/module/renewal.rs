@@ -9,7 +9,7 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use base64::Engine;
 use serde_json::{json, Value};
 use testbed::nginx::Builder;
-use testbed::{eventually, Client, Nginx, Npm, Reply, Request};
+use testbed::{eventually, Client, Fault, Nginx, Npm, Reply, Request};
 
 use crate::site::*;
 
@@ -22,9 +22,9 @@ const TOKENS: &str = "/api/tokens";
 /// A token of [`npm_with_users`] lives this long: it is a day that passes in seconds.
 const DAY: Duration = Duration::from_secs(6);
 
-/// The same, where much happens in a day that must be over before its last tenth: a tenth of this
-/// is long enough for a machine that has much to do.
-const LONG_DAY: Duration = Duration::from_secs(20);
+/// The same, where a renewal must be over before the day's last tenth: the twentieth of this that is
+/// left for it at least is long enough for a machine that has much to do.
+const LONG_DAY: Duration = Duration::from_secs(30);
 
 /// No two renewals of a token are closer to each other than this: NPM's dates are whole seconds,
 /// so that the module takes a token's life for one less, and uses at least four fifths of that.
@@ -109,17 +109,17 @@ fn days_pass_under_load_and_nobody_waits_after_the_first_login() {
     let npm = npm_with_users(USERS);
     npm.set_token_lifetime(LONG_DAY);
     let nginx = site_with_users(&npm, USERS).workers(4).start();
-    let (requests, ()) = assert_nobody_waits(&nginx, USERS, || thread::sleep(3 * LONG_DAY));
+    let (requests, ()) = assert_nobody_waits(&nginx, USERS, || thread::sleep(2 * LONG_DAY));
     assert!(requests > 1_000, "only {requests} requests");
 
     assert_eq!(npm.logins(), USERS, "each account logs in once");
-    let renewals = renewals(&npm).len();
-    assert!(renewals >= 3 * USERS, "only {renewals} renewals");
+    let count = renewals(&npm).len();
+    assert!(count >= 2 * USERS, "only {count} renewals");
     assert_none_went_without(&npm);
     assert_renewed_one_by_one(&npm);
 
     assert_eq!(nginx.log_lines(SIGNED_IN).len(), USERS);
-    eventually(SOON, "the last lines", || nginx.log_lines(RENEWED).len() == renewals);
+    eventually(SOON, "the last lines", || nginx.log_lines(RENEWED).len() == renewals(&npm).len());
     let line = &nginx.log_lines(RENEWED)[0];
     for part in ["[notice]", "@example.com\"", &npm.url(), " ms, valid for "] {
         assert!(line.contains(part), "{part:?} is not in {line}");
@@ -187,11 +187,12 @@ fn while_npm_gives_no_other_token_the_old_one_serves_until_shortly_before_it_exp
         npm.replace_keys();
         npm.set_secret(ADMIN, "another-secret");
     };
-    let cases: [(&str, Break); 3] = [
-        ("down", |npm| npm.stop()),
-        ("hanging", |npm| npm.set_renewal_time(Duration::from_secs(60))),
-        ("refusing", refuse),
-    ];
+    let hang: Break = |npm| {
+        npm.set_renewal_time(Duration::from_secs(60));
+        npm.fault(Fault::Hang);
+    };
+    let cases: [(&str, Break); 3] =
+        [("down", |npm| npm.stop()), ("hanging", hang), ("refusing", refuse)];
     thread::scope(|scope| {
         for (what, act) in cases {
             scope.spawn(move || try_without_renewal(what, act));
@@ -201,6 +202,7 @@ fn while_npm_gives_no_other_token_the_old_one_serves_until_shortly_before_it_exp
 
 fn try_without_renewal(what: &str, act: fn(&Npm)) {
     let (content, npm) = (quick_npm(), npm_with_users(0));
+    npm.set_token_lifetime(LONG_DAY);
     let accounts = with_timeout(accounts(&npm), "2s");
     let nginx = busy_site(&content, 2).accounts(&accounts).start();
     let client = nginx.client();
@@ -209,7 +211,7 @@ fn try_without_renewal(what: &str, act: fn(&Npm)) {
     act(&npm);
 
     let mut served = Duration::ZERO;
-    eventually(2 * DAY, what, || {
+    eventually(2 * LONG_DAY, what, || {
         let asked = begun.elapsed();
         let (reply, denied) = (client.get("/echo"), client.get("/deny/echo"));
         assert!(status(&reply) != "miss", "{what}: {reply:?}");
@@ -221,8 +223,9 @@ fn try_without_renewal(what: &str, act: fn(&Npm)) {
         assert_eq!((denied.status, status(&denied)), (502, "error"), "{what}");
         true
     });
-    assert!(served < DAY, "{what}: a token was used for {served:?}");
-    assert!(served > LEAST_USE, "{what}: a token was given up after {served:?}");
+    assert!(served < LONG_DAY, "{what}: a token was used for {served:?}");
+    // Until a tenth of its life is left.
+    assert!(served > LONG_DAY * 8 / 10, "{what}: a token was given up after {served:?}");
     let line = nginx.wait_for_log(FAILED, SOON);
     assert!(line.contains("[error]"), "{what}: {line}");
     assert!(content.requests_to("/echo").iter().all(|request| request.authorization().len() <= 1));
@@ -258,6 +261,7 @@ fn npm_that_is_back_is_asked_again_by_itself() {
 #[test]
 fn the_token_of_an_idle_account_is_not_renewed() {
     let npm = npm_with_users(2);
+    npm.set_token_lifetime(LONG_DAY);
     let nginx = site_with_users(&npm, 2).workers(2).start();
     let client = nginx.client();
     for number in [0, 1] {
@@ -266,7 +270,7 @@ fn the_token_of_an_idle_account_is_not_renewed() {
     npm.forget_requests();
     // Requests of other users, and those that need no token, are not this account's.
     let begun = Instant::now();
-    while begun.elapsed() < DAY + Duration::from_secs(1) {
+    while begun.elapsed() < LONG_DAY + Duration::from_secs(1) {
         me_as(&client, 1).expect("a reply");
         thread::sleep(Duration::from_millis(20));
     }

@@ -140,7 +140,11 @@ pub fn clients_by_worker(nginx: &Nginx, count: usize) -> BTreeMap<u32, Vec<Clien
 
 /// How many requests are under way, those that wait for a login among them.
 pub fn under_way(nginx: &Nginx) -> usize {
-    let page = nginx.client().get("/requests").text();
+    under_way_by(&nginx.client())
+}
+
+fn under_way_by(client: &Client) -> usize {
+    let page = client.get("/requests").text();
     let writing = page.split_once("Writing: ").and_then(|(_, rest)| rest.split(' ').next());
     // The request that asks is one of them.
     writing.and_then(|count| count.parse::<usize>().ok()).expect("stub_status") - 1
@@ -148,7 +152,10 @@ pub fn under_way(nginx: &Nginx) -> usize {
 
 /// Waits until `count` requests are under way.
 pub fn wait_until_under_way(nginx: &Nginx, count: usize) {
-    eventually(SOON, &format!("{count} requests to be under way"), || under_way(nginx) == count);
+    // By one worker: another may count the request that asked it before, still.
+    let client = nginx.client();
+    let what = format!("{count} requests to be under way");
+    eventually(SOON, &what, || under_way_by(&client) == count);
 }
 
 /// Has several clients send requests, one after the other, while `act` runs. What became of them,

@@ -277,7 +277,7 @@ fn an_account_whose_login_is_under_way_is_signing_in() {
 #[test]
 fn an_account_whose_token_has_expired_is_idle() {
     let npm = quick_npm();
-    npm.set_token_lifetime(Duration::from_secs(2));
+    npm.set_token_lifetime(Duration::from_secs(5));
     let nginx = status_site(&npm).start();
     assert!(is_signed_in(&nginx.client().get(ME)));
     assert_eq!(account(&status_of(&nginx), ADMIN)["state"], "signed_in");
@@ -350,7 +350,9 @@ fn failures_are_counted_by_their_cause() {
     let npm = quick_npm();
     let tls_npm = Npm::builder().tls(&std::sync::Arc::new(testbed::Tls::localhost())).start();
     let account_at = |url: &str, identity: &str| {
-        json!({"api": url, "timeout": "300ms", "accounts": [
+        // What is to fail otherwise has the time for it, on a machine that has much to do, too.
+        let timeout = if identity == "timeout" { "300ms" } else { "10s" };
+        json!({"api": url, "timeout": timeout, "accounts": [
             {"user": "*", "identity": identity, "secret": SECRET}]})
         .to_string()
     };
@@ -414,7 +416,9 @@ fn logins_and_renewals_are_counted() {
     let [_, waits, logins, _, failures] = counters(&account(&status_of(&nginx), ADMIN));
     let asked = npm.requests_to("/api/tokens");
     assert_eq!(asked.iter().filter(|request| request.method == "GET").count(), 2);
-    assert_eq!((logins, waits, failures), (npm.logins() as u64, logins, 0));
+    assert_eq!((logins, failures), (npm.logins() as u64, 0));
+    // A renewal that took too long is waited for.
+    assert!((logins..=logins + 2).contains(&waits), "{waits}");
 }
 
 #[test]

@@ -37,7 +37,9 @@ fn the_code_is_sent_that_npm_asks_for() {
         let nginx = site(&npm).accounts(&accounts).start();
         assert_signs_in(&nginx.client().get(ME));
         assert_eq!(status(&nginx.client().get(ME)), "hit");
-        assert_eq!((npm.logins(), npm.codes()), (1, 1));
+        // One code, and another where a step began before NPM looked at it.
+        assert_eq!(npm.logins(), 1);
+        assert!((1..=2).contains(&npm.codes()));
         // It says nothing of how that is done.
         assert!(!nginx.error_log().contains(TOTP_SECRET));
     }

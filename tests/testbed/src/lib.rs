@@ -39,4 +39,4 @@ pub use proxy_host::{
 pub use server::{Request, Response, Server};
 pub use target::Target;
 pub use tls::Tls;
-pub use wait::{closed_port, eventually, free_port};
+pub use wait::{closed_port, eventually, free_port, hold_port};

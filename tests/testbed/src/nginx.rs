@@ -710,7 +710,7 @@ impl Nginx {
     /// How nginx ended; `None` while it runs.
     pub fn exit_status(&mut self) -> Option<ExitStatus> {
         if self.status.is_none() {
-            self.status = self.child.try_wait().unwrap_or_default();
+            self.status = ended(self.child.id());
         }
         self.status
     }
@@ -758,6 +758,21 @@ impl Drop for Nginx {
             }
         }
     }
+}
+
+/// How a child ended; `None` while it runs. It stays to be waited for: until then nobody else gets its
+/// number, which signals go to.
+fn ended(pid: u32) -> Option<ExitStatus> {
+    // SAFETY: all zeros is a siginfo_t, which waitid(2) fills in for a child.
+    let (code, status) = unsafe {
+        let mut info: libc::siginfo_t = std::mem::zeroed();
+        let how = libc::WEXITED | libc::WNOHANG | libc::WNOWAIT;
+        if libc::waitid(libc::P_PID, pid, &raw mut info, how) != 0 || info.si_pid() == 0 {
+            return None;
+        }
+        (info.si_code, info.si_status())
+    };
+    Some(ExitStatus::from_raw(if code == libc::CLD_EXITED { status << 8 } else { status }))
 }
 
 /// Sends a signal to a process of nginx's.

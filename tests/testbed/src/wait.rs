@@ -67,8 +67,12 @@ pub fn closed_port() -> u16 {
 }
 
 /// Takes a port of 127.0.0.1, 0 being any, without listening on it: whoever connects is refused, and
-/// nobody else gets it. `listen` makes it a listener as any.
-pub(crate) fn hold_port(port: u16) -> io::Result<TcpListener> {
+/// nobody else gets it who takes a free one. `listen` makes it a listener as any.
+///
+/// # Errors
+///
+/// When it is taken.
+pub fn hold_port(port: u16) -> io::Result<TcpListener> {
     let check = |result: i32| match result {
         -1 => Err(io::Error::last_os_error()),
         result => Ok(result),

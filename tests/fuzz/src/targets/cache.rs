@@ -222,9 +222,15 @@ impl<B: Iterator<Item = u8>> Run<B> {
                 model.doubted.insert(n);
             }
             14 => {
-                self.table.let_be(&key, issue, Some(Role::Standard), now);
-                model.claims.remove(&n);
-                model.doubted.remove(&n);
+                let is_asked_again =
+                    self.table.let_be(&key, issue, Some(Role::Standard), claim, now);
+                if is_asked_again {
+                    assert!(model.is_lost || model.doubted.contains(&n));
+                    model.claims.insert(n, (by, claim.until));
+                } else {
+                    model.claims.remove(&n);
+                    model.doubted.remove(&n);
+                }
             }
             15 => {
                 self.table.revoke(&key, issue, claim, now);
