@@ -204,7 +204,7 @@ fn who_gets_no_token_may_log_in_by_hand() {
     // Who has said who they are needs no account.
     assert!(nginx.log_lines("no account fits").is_empty());
 
-    world.npm.fault(Fault::Status(500));
+    world.npm.fault(Fault::Status(400));
     for user in ["akadmin", "guest"] {
         // After the login that fails, and in the pause that follows it.
         assert_eq!(send_own(&world, &client, user, &own), kept());

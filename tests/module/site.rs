@@ -140,11 +140,13 @@ pub fn clients_by_worker(nginx: &Nginx, count: usize) -> BTreeMap<u32, Vec<Clien
 
 /// How many requests are under way, those that wait for a login among them.
 pub fn under_way(nginx: &Nginx) -> usize {
-    under_way_by(&nginx.client())
-}
-
-fn under_way_by(client: &Client) -> usize {
-    let page = client.get("/requests").text();
+    let mut stream = nginx.client().connect().expect("a connection");
+    let request = "GET /requests HTTP/1.1\r\nHost: npm\r\nConnection: close\r\n\r\n";
+    stream.write_all(request.as_bytes()).expect("a request sent");
+    // To the connection's end: a worker counts a request until it frees it, which is after its answer
+    // and may be when another worker is asked.
+    let mut page = String::new();
+    stream.read_to_string(&mut page).expect("a reply");
     let writing = page.split_once("Writing: ").and_then(|(_, rest)| rest.split(' ').next());
     // The request that asks is one of them.
     writing.and_then(|count| count.parse::<usize>().ok()).expect("stub_status") - 1
@@ -152,10 +154,7 @@ fn under_way_by(client: &Client) -> usize {
 
 /// Waits until `count` requests are under way.
 pub fn wait_until_under_way(nginx: &Nginx, count: usize) {
-    // By one worker: another may count the request that asked it before, still.
-    let client = nginx.client();
-    let what = format!("{count} requests to be under way");
-    eventually(SOON, &what, || under_way_by(&client) == count);
+    eventually(SOON, &format!("{count} requests to be under way"), || under_way(nginx) == count);
 }
 
 /// Has several clients send requests, one after the other, while `act` runs. What became of them,
