@@ -4,7 +4,9 @@
 use std::thread;
 
 use serde_json::json;
+use testbed::eventually;
 
+use super::chromium::SOON;
 use super::*;
 
 /// What the UI does all the time.
@@ -132,6 +134,7 @@ fn the_uis_own_form_for_a_password_leads_to_npms_login_page() {
         match release {
             Release::V2_15 => {
                 tab.click("Change Password");
+                eventually(SOON, "the change", || world.npm.secret(ADMIN) == "another-secret");
                 tab.run("npm.api('GET', 'users/me')");
                 assert_signed_in(&tab, ADMIN);
                 assert_reloads(&world, 0);

@@ -111,13 +111,18 @@ fn what_one_tab_does_the_others_see() {
     two.open(&world.url("/"));
     assert_signed_in(&two, ADMIN);
 
+    // What one tab writes, another may read a moment later: each has a process of its own.
+    let keeps =
+        |count: usize| format!("JSON.parse(localStorage.authentications).length === {count}");
     sign_in_as_guest(&one);
+    two.until(&keeps(2));
     two.run("npm.refresh()");
     assert_guest_above_marker(&two);
     two.reload();
     assert_signed_in(&two, GUEST);
     two.follow("Logout");
     assert_signed_in(&two, ADMIN);
+    one.until(&keeps(1));
     one.reload();
     assert_signed_in(&one, ADMIN);
     assert_marker_alone(&one);

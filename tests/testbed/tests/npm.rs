@@ -565,12 +565,17 @@ fn an_echo_tells_what_arrived() {
 #[test]
 fn faults_show_until_they_are_cleared() {
     let npm = quick();
-    let client = Client::new(&npm.url()).timeout(Duration::from_millis(300));
-    let try_login = || {
+    let client = Client::new(&npm.url());
+    let try_login_by = |client: &Client| {
         let body = json!({"identity": "admin@example.com", "secret": "admin-secret"});
         client.request("POST", "/api/tokens").json(&body).try_send()
     };
-    for fault in [Fault::Hang, Fault::CloseAtOnce, Fault::NotHttp, Fault::HalfAnswer] {
+    let try_login = || try_login_by(&client);
+    npm.fault(Fault::Hang);
+    let impatient = Client::new(&npm.url()).timeout(Duration::from_millis(300));
+    assert!(try_login_by(&impatient).is_err());
+    testbed::eventually(Duration::from_secs(5), "the login", || npm.logins() == 1);
+    for fault in [Fault::CloseAtOnce, Fault::NotHttp, Fault::HalfAnswer] {
         npm.fault(fault.clone());
         assert!(try_login().is_err(), "{fault:?}");
     }
