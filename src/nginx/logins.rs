@@ -22,7 +22,7 @@ use super::request::Request;
 use super::waiting::{self, Outcome, Ticket};
 use super::zone::Zone;
 use crate::sso::account::{Account, AccountKey, Authorization, Origin, Terms, Wanted};
-use crate::sso::cache::{Access, Claim, Description, Doubt, Kind, Table};
+use crate::sso::cache::{Access, Claim, Description, Doubt, Kind, Revoked, Table};
 use crate::sso::npm::{LoginError, Role};
 use crate::sso::sign_in_as::Deed;
 use crate::sso::token::{Millis, Token};
@@ -210,16 +210,7 @@ pub fn stop(zone: Option<Zone>) {
 impl Logins {
     /// Asks a login thread, which is started if need be. Where it cannot be, the task has failed.
     fn ask(&mut self, account: &Arc<Account>, task: Task) -> bool {
-        if let Some(zone) = self.zone {
-            let (kind, user) = match &account.origin {
-                Origin::File => (Kind::Named, ""),
-                Origin::HandedOver => (Kind::HandedOver, ""),
-                Origin::Person(person) => (Kind::Person, &*person.user),
-            };
-            let (identity, url) = (&account.credentials.identity, account.issuer.url());
-            let description = Description { identity, url, kind, user };
-            zone.lock().describe(&account.key, description, now());
-        }
+        self.describe(account);
         match self.threads().and_then(|threads| threads.ask(account.clone(), task)) {
             Ok(()) => true,
             Err(error) => {
@@ -228,6 +219,21 @@ impl Logins {
                 false
             }
         }
+    }
+
+    /// Says in the zone which account it is.
+    fn describe(&self, account: &Account) {
+        let Some(zone) = self.zone else {
+            return;
+        };
+        let (kind, user) = match &account.origin {
+            Origin::File => (Kind::Named, ""),
+            Origin::HandedOver => (Kind::HandedOver, ""),
+            Origin::Person(person) => (Kind::Person, &*person.user),
+        };
+        let (identity, url) = (&account.credentials.identity, account.issuer.url());
+        let description = Description { identity, url, kind, user };
+        zone.lock().describe(&account.key, description, now());
     }
 
     /// Has an account log in, or, if it is a person's own, that person be signed in. Where that cannot
@@ -263,12 +269,14 @@ impl Logins {
         let found = find(&mut zone.lock(), service);
         let is_under_way = match found {
             Found::Token { token, renew } => {
-                if renew {
-                    self.ask(service, Task::Renew(token.clone()));
-                }
                 let Pending { account, again, renewed } = pending;
-                let errand = Errand { service: token, again, renewed };
-                return self.ask(&account, Task::SignIn(errand));
+                let errand = Errand { service: token.clone(), again, renewed };
+                let begun = self.ask(&account, Task::SignIn(errand));
+                // Afterwards: the person waits for the one only.
+                if renew {
+                    self.ask(service, Task::Renew(token));
+                }
+                return begun;
             }
             Found::LogIn => self.ask(service, Task::LogIn),
             Found::Wait => true,
@@ -297,17 +305,17 @@ impl Logins {
 
     /// NPM does not take the service account's token: another one is got, once.
     fn sign_in_again(&mut self, account: Arc<Account>, errand: Errand) {
-        let (Some(person), Some(zone)) = (account.person(), self.zone) else {
+        let Some(person) = account.person() else {
             return;
         };
         let service = &person.terms.service;
-        let is_current = zone.lock().is_current(&service.key, errand.service.issue, now());
-        let begun = if is_current && !self.revoke(service, &errand.service) {
+        let revoked = self.revoke(service, &errand.service);
+        let begun = if revoked == Revoked::Fail {
             self.note_failure(service, &LoginError::RefusedToken);
             self.note_failure(&account, &LoginError::NoService);
             false
         } else {
-            if is_current {
+            if revoked == Revoked::LogIn {
                 self.ask(service, Task::LogIn);
             }
             let renewed = errand.renewed;
@@ -334,6 +342,10 @@ impl Logins {
             note_deeds(&account, &deeds);
             match (task, result) {
                 (_, Ok(Answer::Token { token, role, renewed })) => {
+                    // NPM has refused the old one meanwhile: this may be from before that, too.
+                    if renewed && self.is_refused(&account) && self.log_in(&account) {
+                        continue;
+                    }
                     let token = self.note_token(&account, (&token, role), renewed, took);
                     self.settle(&account, Outcome::Token(token));
                 }
@@ -341,11 +353,15 @@ impl Logins {
                     self.sign_in_again(account, errand);
                 }
                 (Task::Check(token), Ok(Answer::TakesNot)) => {
-                    let log_in = self.revoke(&account, &token);
-                    if !log_in {
-                        self.note_failure(&account, &LoginError::RefusedToken);
-                    }
-                    if !log_in || !self.log_in(&account) {
+                    let is_under_way = match self.revoke(&account, &token) {
+                        Revoked::LogIn => self.log_in(&account),
+                        Revoked::Fail => {
+                            self.note_failure(&account, &LoginError::RefusedToken);
+                            false
+                        }
+                        Revoked::Before => true,
+                    };
+                    if !is_under_way {
                         self.settle(&account, Outcome::Failure);
                     }
                 }
@@ -403,6 +419,7 @@ impl Logins {
 
     /// Notes that NPM gave no token, in the zone and in the log.
     fn note_failure(&self, account: &Account, error: &LoginError) {
+        self.describe(account);
         let (identity, url, now) = (&account.credentials.identity, account.issuer.url(), now());
         let fail = |zone: Zone| zone.lock().fail(&account.key, error, now);
         let retry_at = self.zone.map(fail).unwrap_or_default();
@@ -414,14 +431,21 @@ impl Logins {
         );
     }
 
-    /// Forgets a token that NPM no longer takes. Answers whether a login is to follow.
-    fn revoke(&self, account: &Account, token: &Authorization) -> bool {
+    /// Whether NPM has refused a request with the account's token, and has not been asked since.
+    fn is_refused(&self, account: &Account) -> bool {
+        self.zone.is_some_and(|zone| zone.lock().is_refused(&account.key, now()))
+    }
+
+    /// Forgets a token that NPM no longer takes.
+    fn revoke(&self, account: &Account, token: &Authorization) -> Revoked {
         let (identity, url, now) = (&account.credentials.identity, account.issuer.url(), now());
         let claim = claim(account, now);
         let revoke = |zone: Zone| zone.lock().revoke(&account.key, token.issue, claim, now);
-        let log_in = self.zone.is_some_and(revoke);
-        log_notice!(cycle_log(), "NPM at {url} no longer takes the token of {identity:?}");
-        log_in
+        let revoked = self.zone.map_or(Revoked::Before, revoke);
+        if revoked != Revoked::Before {
+            log_notice!(cycle_log(), "NPM at {url} no longer takes the token of {identity:?}");
+        }
+        revoked
     }
 
     /// Gives all that wait for an account the same outcome.

@@ -176,6 +176,11 @@ impl Slot {
         self.claimed_until = claim.until;
     }
 
+    /// Whether this issue of a token has neither been replaced nor forgotten.
+    fn is_in_use(&self, issue: u64) -> bool {
+        self.issue == issue && self.use_until != 0
+    }
+
     /// NPM is asked whether it takes the token.
     fn check(&mut self, doubt: Doubt, claim: Claim, now: Millis) {
         self.checked_at = now;
@@ -323,6 +328,19 @@ pub enum Doubt {
     Refused,
 }
 
+/// What becomes of a token that NPM does not take.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Revoked {
+    /// It is forgotten, and the promise is now one to log in.
+    LogIn,
+    /// It is forgotten, and the promise is to be ended by a failure: NPM has lately refused another
+    /// token, and the login after that has not helped. The UI, which reloads the page at each
+    /// refusal, would do so for ever.
+    Fail,
+    /// It was not in use any more. Nothing is promised.
+    Before,
+}
+
 /// What a request that needs a token finds.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Access<'a> {
@@ -410,6 +428,8 @@ impl Table {
         }
         for (place, index) in self.slots.iter_mut().zip(order.iter().rev()) {
             *place = other.slots[*index];
+            // What was promised there ends there.
+            place.claimed_by = 0;
         }
         self.filled = order.len() as u64;
         self.link_anew();
@@ -554,24 +574,17 @@ impl Table {
             return false;
         }
         slot.is_refused |= u64::from(is_refused);
-        let is_doubted =
-            (is_refused || slot.pauses_until(now).is_none()) && !slot.is_claimed(now, is_alive);
+        let is_doubted = !slot.is_claimed(now, is_alive);
         if is_doubted {
             slot.check(doubt, claim, now);
         }
         is_doubted
     }
 
-    /// Whether this issue of a token is the one in use.
-    pub fn is_current(&mut self, key: &AccountKey, issue: u64, now: Millis) -> bool {
-        let slot = self.slot(key, &mut 0, now);
-        slot.issue == issue && slot.use_until > now
-    }
-
-    /// Ends a promise without a result: NPM takes this issue of the token, and has said what its
-    /// account may do now, or it could not be asked. Answers whether it is to be asked once more, in
-    /// which case the promise is renewed: NPM has refused a request with the token meanwhile, and what
-    /// it has said may be from before that.
+    /// Ends the promise of a check: NPM takes this issue of the token, and has said what its account
+    /// may do now, or it could not be asked. Answers whether it is to be asked once more, in which case
+    /// the promise is renewed: NPM has refused a request with the token meanwhile, and what it has said
+    /// may be from before that. A promise that somebody else has made since stays.
     pub fn let_be(
         &mut self,
         key: &AccountKey,
@@ -581,12 +594,17 @@ impl Table {
         now: Millis,
     ) -> bool {
         let slot = self.slot(key, &mut 0, now);
-        if let Some(role) = role.filter(|_| slot.issue == issue) {
+        if !slot.is_in_use(issue) {
+            return false;
+        }
+        if let Some(role) = role {
             slot.set_role(role);
         }
+        if slot.claimed_by != 0 && slot.claimed_by != claim.by {
+            return false;
+        }
         // A check that a refusal led to began when the refusal came.
-        let is_refused_since =
-            slot.issue == issue && slot.is_refused != 0 && slot.refused_at != slot.checked_at;
+        let is_refused_since = slot.is_refused != 0 && slot.refused_at != slot.checked_at;
         match is_refused_since {
             true => slot.check(Doubt::Refused, claim, now),
             false => {
@@ -597,19 +615,26 @@ impl Table {
         is_refused_since
     }
 
-    /// Forgets a token that NPM does not take. Answers whether a login is to follow, in which case
-    /// the promise is renewed: it is now one to log in. It is not where NPM has lately refused
-    /// another token, and the login after that has not helped: the UI, which reloads the page at
-    /// each refusal, would do so for ever.
-    pub fn revoke(&mut self, key: &AccountKey, issue: u64, claim: Claim, now: Millis) -> bool {
+    /// Forgets this issue of a token, which NPM does not take.
+    pub fn revoke(&mut self, key: &AccountKey, issue: u64, claim: Claim, now: Millis) -> Revoked {
         let slot = self.slot(key, &mut 0, now);
-        if slot.issue == issue {
-            slot.forget_token();
+        if !slot.is_in_use(issue) {
+            return Revoked::Before;
         }
+        slot.forget_token();
         slot.claim(claim);
         let is_first = !is_recent(slot.revoked_at, now, CHECK_INTERVAL);
         slot.revoked_at = now;
-        is_first
+        if is_first {
+            Revoked::LogIn
+        } else {
+            Revoked::Fail
+        }
+    }
+
+    /// Whether NPM has refused a request with the token since it was last asked whether it takes it.
+    pub fn is_refused(&mut self, key: &AccountKey, now: Millis) -> bool {
+        self.slot(key, &mut 0, now).is_refused != 0
     }
 
     /// Counts a request that has waited for a login.
@@ -1030,9 +1055,12 @@ mod tests {
                 assert!(!table.doubt(&key(1), issue, doubt, now, at(now), |_| true), "{doubt:?}");
             }
         }
-        assert!(table.revoke(&key(1), issue, at(now), now));
-        assert!(!table.revoke(&key(1), issue, at(now), now));
-        assert!(table.revoke(&key(1), issue, at(back), back));
+        for (now, revoked) in [(now, Revoked::LogIn), (now, Revoked::Fail), (back, Revoked::LogIn)]
+        {
+            let token = (&token(86_400_000), Role::Standard);
+            let issue = table.store(&key(1), Wanted::Any, token, false, now);
+            assert_eq!(table.revoke(&key(1), issue, at(now), now), revoked);
+        }
     }
 
     /// Whoever lost a role, or got one, is looked at anew, by whichever worker.
@@ -1150,6 +1178,16 @@ mod tests {
             }
             assert_eq!(other.find(&key(first)), None);
         }
+    }
+
+    #[test]
+    fn a_table_of_another_size_takes_no_promise_over() {
+        let mut table = table();
+        assert_eq!(access(&mut table, 1, NOW, 10), Access::LogIn);
+        let mut other = OwnTable::new(PLACES * 2);
+        other.take_over(&mut table);
+        // The worker that made it keeps it in its own table.
+        assert_eq!(access(&mut other, 1, NOW, 20), Access::LogIn);
     }
 
     /// A worker that is killed may leave links half-way, or anything in their place.
@@ -1452,14 +1490,14 @@ mod tests {
         assert!(table.doubt(&key(1), issue, Doubt::Error, NOW, claim(10), |_| true));
         table.let_be(&key(1), issue, None, claim(10), NOW);
         assert!(refuse(&mut table, issue, NOW + 1));
-        assert!(table.revoke(&key(1), issue, claim(10), NOW + 2));
+        assert_eq!(table.revoke(&key(1), issue, claim(10), NOW + 2), Revoked::LogIn);
         assert_eq!(access(&mut table, 1, NOW + 2, 11), Access::Wait);
 
         // And that of the token after it too, but that is no reason for yet another login.
         let issue =
             table.store(&key(1), Wanted::Any, (&token(86_400_000), Role::Standard), false, NOW + 3);
         assert!(refuse(&mut table, issue, NOW + 4));
-        assert!(!table.revoke(&key(1), issue, claim(10), NOW + 5));
+        assert_eq!(table.revoke(&key(1), issue, claim(10), NOW + 5), Revoked::Fail);
         let retry_at = table.fail(&key(1), &LoginError::RefusedToken, NOW + 5);
         assert_eq!(access(&mut table, 1, NOW + 5, 11), Access::Pause(retry_at));
         assert_eq!(access(&mut table, 1, retry_at, 11), Access::LogIn);
@@ -1478,6 +1516,53 @@ mod tests {
         assert!(!refuse(&mut table, issue, NOW + 3));
         assert!(!table.let_be(&key(1), issue, None, claim(11), NOW + 4));
         assert!(fresh(&access(&mut table, 1, NOW + 4, 12)).is_some());
+    }
+
+    #[test]
+    fn an_error_is_heeded_though_each_renewal_is_refused() {
+        let mut table = table();
+        let token = token(86_400_000);
+        let issue = table.store(&key(1), Wanted::Any, (&token, Role::Standard), false, NOW);
+        let due = token.renew_at(1);
+        assert!(renews(&mut table, 1, due, 10));
+        table.fail(&key(1), &LoginError::Refused, due + 500);
+        assert!(table.doubt(&key(1), issue, Doubt::Error, due + 600, claim(10), |_| true));
+    }
+
+    #[test]
+    fn the_end_of_a_check_ends_no_login() {
+        let (mut table, issue) = signed_in();
+        assert!(table.doubt(&key(1), issue, Doubt::Error, NOW, claim(10), |_| true));
+        // NPM has refused it to a sign-in for which it was needed.
+        assert_eq!(table.revoke(&key(1), issue, claim(10), NOW + 1), Revoked::LogIn);
+        assert_eq!(table.revoke(&key(1), issue, claim(10), NOW + 2), Revoked::Before);
+        assert_eq!(access(&mut table, 1, NOW + 2, 12), Access::Wait);
+        assert!(!table.let_be(&key(1), issue, Some(Role::Standard), claim(10), NOW + 2));
+        assert_eq!(access(&mut table, 1, NOW + 2, 12), Access::Wait);
+    }
+
+    #[test]
+    fn the_end_of_a_check_says_nothing_of_a_later_token() {
+        let (mut table, old) = signed_in();
+        assert!(table.doubt(&key(1), old, Doubt::Error, NOW, claim(10), |_| true));
+        let new = (&token(86_400_000), Role::Standard);
+        let new = table.store(&key(1), Wanted::Any, new, false, NOW + 1);
+        assert_eq!(table.revoke(&key(1), old, claim(10), NOW + 2), Revoked::Before);
+        assert!(fresh(&access(&mut table, 1, NOW + 2, 12)).is_some());
+        assert!(refuse(&mut table, new, NOW + 2));
+        assert!(!table.let_be(&key(1), old, Some(Role::Standard), claim(10), NOW + 3));
+        assert_eq!(access(&mut table, 1, NOW + 3, 12), Access::Wait);
+    }
+
+    #[test]
+    fn the_end_of_a_check_whose_promise_is_void_ends_no_other() {
+        let (mut table, issue) = signed_in();
+        let until = NOW + 6_000;
+        assert!(table.doubt(&key(1), issue, Doubt::Error, NOW, claim(11), |_| true));
+        assert!(refuse(&mut table, issue, until + 10_000), "by another worker");
+        let late = Claim { by: 11, until: until + 20_000 };
+        assert!(!table.let_be(&key(1), issue, Some(Role::Standard), late, until + 10_001));
+        assert_eq!(access(&mut table, 1, until + 10_001, 12), Access::Wait);
     }
 
     #[test]

@@ -519,6 +519,20 @@ fn the_status_page_says_whose_npm_user_is_whose_and_nothing_is_a_secret() {
 }
 
 #[test]
+fn who_cannot_be_signed_in_is_on_the_status_page() {
+    let npm = npm();
+    let nginx = people_site(&npm, &sign_in_as(&npm, &json!({"secret": "wrong"}))).start();
+    let client = nginx.client();
+    assert_eq!(status(&get(&client, "/echo", who("bobby", BOB, ""))), "error");
+    for (identity, user) in [(SSO, Value::Null), (BOB, "bobby".into())] {
+        let accounts = client.get("/status").json()["accounts"].clone();
+        let mut all = accounts.as_array().expect("a list").iter();
+        let account = all.find(|account| account["identity"] == identity).expect("an account");
+        assert_eq!((&account["user"], &account["state"]), (&user, &"failing".into()));
+    }
+}
+
+#[test]
 fn what_authentik_must_say_is_looked_at_by_the_configuration_test() {
     let npm = npm();
     let user = "auth_request_set $authentik_username $upstream_http_x_authentik_username;";

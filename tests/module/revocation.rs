@@ -270,6 +270,55 @@ fn a_refused_token_is_checked_though_another_error_was_a_moment_before() {
 }
 
 #[test]
+fn a_token_that_is_refused_while_it_is_renewed_is_followed_by_one_of_a_login() {
+    let signer = Npm::start();
+    let token = |seconds| signer.issue_token(ADMIN, Duration::from_secs(seconds));
+    let [first, renewed, last] = [30, 3600, 7200].map(token);
+    let refused = [&first, &renewed].map(|token| format!("Bearer {token}"));
+    let logins = AtomicUsize::new(0);
+    let (refuse, renewal) = mpsc::sync_channel(1);
+    let renewal = Mutex::new(renewal);
+    let answer = |token: &str| {
+        Response::json(200, json!({"token": token, "expires": "2099-01-01T00:00:00.000Z"}))
+    };
+    let elsewhere =
+        crate::Elsewhere::answering(move |request| match (&*request.method, &*request.path) {
+            ("GET", "/api/tokens") => {
+                // Given before the password is changed, and answered after it.
+                let renewal = renewal.lock().expect("no other renewal");
+                renewal.recv_timeout(SOON).expect("a refusal");
+                answer(&renewed)
+            }
+            (_, "/api/tokens") => match logins.fetch_add(1, Ordering::Relaxed) {
+                0 => answer(&first),
+                _ => answer(&last),
+            },
+            (_, ME) => Response::json(200, json!({"roles": ["admin"]})),
+            (_, "/api/refused") if refused.iter().any(|r| request.authorization() == [r]) => {
+                answer_of(401)
+            }
+            _ => answer_of(200),
+        });
+    let directive = "npm_token_inject accounts.json user=$user trust_headers=on";
+    let nginx = site(&quick_npm())
+        .accounts(&accounts_at(&elsewhere.url(), "secret").to_string())
+        .location("/api/", &format!("{directive}; proxy_pass {};", elsewhere.url()))
+        .start();
+    let client = nginx.client();
+    assert_eq!(status(&client.get("/api/x")), "miss");
+    let is_renewed = |r: &Request| r.method == "GET" && r.path == "/api/tokens";
+    eventually(Duration::from_secs(40), "a renewal", || {
+        assert_eq!(status(&client.get("/api/x")), "hit");
+        elsewhere.requests().iter().any(is_renewed)
+    });
+    let reply = client.get("/api/refused");
+    assert_eq!((status(&reply), reply.status), ("hit", 401));
+    refuse.send(()).expect("a renewal");
+    let reply = client.get("/api/refused");
+    assert_eq!((status(&reply), reply.status), ("miss", 200));
+}
+
+#[test]
 fn credentials_that_authentik_hands_over_may_change_with_the_password() {
     let npm = npm_2_16();
     let directive = "npm_token_inject accounts.json user=$user trust_headers=on";

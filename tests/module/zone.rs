@@ -1,10 +1,11 @@
 //! The shared zone: how many tokens there is room for, and what becomes of them where its size changes.
 
+use std::thread;
 use std::time::Duration;
 
 use serde_json::json;
 use testbed::nginx::Builder;
-use testbed::{Client, Nginx, Npm};
+use testbed::{eventually, Client, Fault, Nginx, Npm};
 
 use crate::site::*;
 
@@ -108,6 +109,26 @@ fn a_reload_with_another_size_keeps_the_tokens_that_have_room() {
 }
 
 /// A reload that fails after the new zone has been made leaves the old one in use.
+#[test]
+fn after_a_reload_with_another_size_nobody_waits_for_a_login_that_began_before() {
+    let npm =
+        Npm::builder().login_time(Duration::ZERO).administrator(ADMIN, "admin-secret").start();
+    npm.fault(Fault::Hold);
+    let patient = with_timeout(accounts(&npm), "30s");
+    let nginx = sized(&npm, "1m").accounts(&patient).start();
+    thread::scope(|scope| {
+        let first = scope.spawn(|| nginx.client().get(ME));
+        eventually(SOON, "a login", || npm.logins() == 1);
+        reload_with(&nginx, "npm_token_inject_zone 1m", "npm_token_inject_zone 2m");
+        let second = scope.spawn(|| nginx.client().get(ME));
+        eventually(SOON, "another one", || npm.logins() == 2);
+        npm.clear_fault();
+        for reply in [first, second].map(|reply| reply.join().expect("a reply")) {
+            assert_eq!((status(&reply), is_signed_in(&reply)), ("miss", true));
+        }
+    });
+}
+
 #[test]
 fn a_reload_that_fails_changes_nothing() {
     let npm = npm_with_users(2);
