@@ -93,7 +93,8 @@ impl RequestContext {
         sent: Sent,
     ) -> Result<&'static mut Self, OutOfMemory> {
         // SAFETY: the pool is the request's, and gives room for the context, aligned for any type.
-        // The reference ends with the request; no handler keeps it beyond its own call.
+        // The reference ends with the request; no handler keeps it beyond its own call, or evaluates a
+        // variable meanwhile, which may look at the context.
         let context = unsafe {
             let cleanup = ngx_pool_cleanup_add(request.pool().as_ptr(), size_of::<Self>());
             let cleanup = cleanup.as_mut().ok_or(OutOfMemory)?;
@@ -141,7 +142,7 @@ impl RequestContext {
     /// The same, of a main request, to be changed.
     pub fn of_mut(request: &mut Request) -> Option<&'static mut Self> {
         // SAFETY: the slot holds what `create` put there, or null. The reference ends with the
-        // request; no handler keeps it beyond its own call.
+        // request; no handler keeps it beyond its own call, or evaluates a variable meanwhile.
         unsafe { Self::slot(request).as_mut() }
     }
 

@@ -228,6 +228,11 @@ fn begin(request: &mut Request, settings: &Settings) -> Result<Status, OutOfMemo
         _ => Page::No,
     };
     let can_be_page = page != Page::No && is_read(request) && !is_api(request);
+    if let Some(Err(why)) = account {
+        if !goes_on_with_own(settings, &sent) {
+            tell(request, settings, user, why);
+        }
+    }
 
     let context = RequestContext::create(request, settings, sent)?;
     let Some(account) = account else {
@@ -270,6 +275,11 @@ fn own_token(settings: &Settings, sent: &Sent) -> Option<ngx_str_t> {
         ClientToken::Keep => sent.only_one().filter(|own| is_live_npm_token(own.as_bytes(), now())),
         ClientToken::Replace => None,
     }
+}
+
+/// Whether a request for which there is no token goes on with the client's own one.
+fn goes_on_with_own(settings: &Settings, sent: &Sent) -> bool {
+    settings.on_error == OnError::Pass && own_token(settings, sent).is_some()
 }
 
 /// Leaves the client's own token where it is.
@@ -422,10 +432,9 @@ fn give_none(
     settings: &Settings,
     why: Why,
 ) -> Result<Status, OutOfMemory> {
-    if settings.on_error == OnError::Pass && own_token(settings, &context.sent).is_some() {
+    if goes_on_with_own(settings, &context.sent) {
         return Ok(keep(context, settings));
     }
-    tell(request, settings, why)?;
     let denied = match why {
         Why::NoAccount | Why::NoAddress | Why::ShutOut | Why::Nobody => {
             settings.zone.lock().totals().no_account += 1;
@@ -446,14 +455,13 @@ fn give_none(
 }
 
 /// Says in the log why there is no token, and what to do, where nothing has yet.
-fn tell(request: &Request, settings: &Settings, why: Why) -> Result<(), OutOfMemory> {
+fn tell(request: &Request, settings: &Settings, name: &[u8], why: Why) {
     static UNKNOWN: Throttle = Throttle::new();
     static NO_ADDRESS: Throttle = Throttle::new();
     static SHUT_OUT: ThrottleEach = ThrottleEach::new();
     static UNUSABLE: Throttle = Throttle::new();
 
     let log = request.log();
-    let name = settings.user.evaluate(request).ok_or(OutOfMemory)?;
     let user = NgxStr::from_bytes(name);
     let lets_through = |throttle: &Throttle| throttle.lets_through(now());
     match why {
@@ -478,5 +486,4 @@ fn tell(request: &Request, settings: &Settings, why: Why) -> Result<(), OutOfMem
         ),
         _ => {}
     }
-    Ok(())
 }
