@@ -102,6 +102,7 @@ impl<B: Iterator<Item = u8>> Run<B> {
         other.take_over(&mut self.table);
         self.table = other;
         self.model.places = self.model.places.min(places(n));
+        self.model.claims.clear();
     }
 
     /// Changes one word, though not the number of places. No count comes to the end of its numbers.
