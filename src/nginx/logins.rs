@@ -370,7 +370,8 @@ impl Logins {
                         Ok(Answer::Takes(role)) => Some(role),
                         _ => None,
                     };
-                    let (claim, now) = (claim(&account, now()), now());
+                    let now = now();
+                    let claim = claim(&account, now);
                     let let_be = |zone: Zone| {
                         zone.lock().let_be(&account.key, token.issue, role, claim, now)
                     };

@@ -11,7 +11,7 @@ use serde_json::json;
 use testbed::nginx::Builder;
 use testbed::{eventually, AccessList, Client, Fault, Nginx, Reply, Response, Session};
 
-use crate::{status, Elsewhere, World};
+use crate::{status, token_answer, Elsewhere, World};
 
 const ADMINS: &str = "the token of admin@example.com";
 const NOTHING: &str = "nothing";
@@ -283,10 +283,10 @@ fn who_is_no_administrator_any_more_is_found_out_when_the_token_is_renewed() {
 fn where_npm_does_not_say_what_an_account_may_do_it_has_its_token_and_no_other() {
     let issued = World::new().npm.issue_token("admin@example.com", Duration::from_secs(3600));
     for code in [403, 500, 503] {
-        let answer = json!({"token": issued, "expires": "2099-01-01T00:00:00.000Z"});
+        let answer = token_answer(&issued);
         let elsewhere =
             Elsewhere::answering(move |request| match (&*request.method, &*request.path) {
-                ("POST", "/api/tokens") => Response::json(200, &answer),
+                ("POST", "/api/tokens") => answer.clone(),
                 (_, "/api/users/me") => Response::json(code, "{\"roles\": [\"admin\"]}"),
                 _ => Response::html(200, ""),
             });

@@ -151,6 +151,11 @@ fn identity(reply: &Reply) -> &str {
     reply.header("X-Token-Identity").unwrap_or_default()
 }
 
+/// NPM's answer to a login and to a renewal.
+fn token_answer(token: &str) -> Response {
+    Response::json(200, json!({"token": token, "expires": "2099-01-01T00:00:00.000Z"}))
+}
+
 /// A server that is not NPM, and sees what is sent to it.
 struct Elsewhere {
     server: Server,

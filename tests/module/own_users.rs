@@ -9,6 +9,7 @@ use testbed::npm::TOTP_SECRET;
 use testbed::{eventually, Client, Nginx, Npm, Reply};
 
 use crate::site::*;
+use crate::status::account;
 
 /// The service account, a standard user, and one with two-factor authentication.
 const SSO: &str = "sso@example.com";
@@ -501,11 +502,7 @@ fn the_status_page_says_whose_npm_user_is_whose_and_nothing_is_a_secret() {
     let token = get(&client, "/echo", who("bobby", BOB, ""));
     let token = echoed_authorization(&token).remove(0);
     let status = client.get("/status");
-    let accounts = status.json()["accounts"].clone();
-    let of = |identity: &str| {
-        let all = accounts.as_array().expect("a list").iter();
-        all.clone().find(|account| account["identity"] == identity).expect("an account").clone()
-    };
+    let of = |identity: &str| account(&status.json(), identity);
     assert_eq!((&of(BOB)["user"], &of(BOB)["state"]), (&"bobby".into(), &"signed_in".into()));
     assert_eq!((&of(SSO)["user"], &of(SSO)["state"]), (&Value::Null, &"signed_in".into()));
     let html = client.request("GET", "/status").header("Accept", "text/html").send().text();
@@ -525,9 +522,7 @@ fn who_cannot_be_signed_in_is_on_the_status_page() {
     let client = nginx.client();
     assert_eq!(status(&get(&client, "/echo", who("bobby", BOB, ""))), "error");
     for (identity, user) in [(SSO, Value::Null), (BOB, "bobby".into())] {
-        let accounts = client.get("/status").json()["accounts"].clone();
-        let mut all = accounts.as_array().expect("a list").iter();
-        let account = all.find(|account| account["identity"] == identity).expect("an account");
+        let account = account(&client.get("/status").json(), identity);
         assert_eq!((&account["user"], &account["state"]), (&user, &"failing".into()));
     }
 }

@@ -8,11 +8,12 @@ use std::time::{Duration, Instant};
 
 use base64::engine::general_purpose::STANDARD;
 use base64::Engine;
-use serde_json::{json, Value};
+use serde_json::json;
 use testbed::nginx::Builder;
 use testbed::{eventually, Client, Nginx, Npm, Release, Reply, Request, Response, Server};
 
 use crate::site::*;
+use crate::{token_answer, Elsewhere};
 
 /// What the module logs of a token that NPM refuses.
 const NO_LONGER: &str = "npm_token_inject: NPM at";
@@ -47,6 +48,15 @@ fn answer_of(status: u16) -> Response {
     let body =
         json!({"error": {"code": status, "message": format!("Error \"{status}\" of NPM's")}});
     Response::json(status, body).header("X-Npm", "1").header("X-Npm", "2")
+}
+
+/// [`site`], with `/api/` at an NPM that answers as this test wants, where everybody is signed in.
+fn site_at(npm: &Elsewhere) -> Nginx {
+    let directive = "npm_token_inject accounts.json user=$user trust_headers=on";
+    site(&quick_npm())
+        .accounts(&accounts_at(&npm.url(), "secret").to_string())
+        .location("/api/", &format!("{directive}; proxy_pass {};", npm.url()))
+        .start()
 }
 
 /// [`site`] with two more locations.
@@ -220,16 +230,10 @@ fn a_refused_token_is_checked_though_another_error_was_a_moment_before() {
         let (logins, times_asked) = (AtomicUsize::new(0), AtomicUsize::new(0));
         let (answered, answer) = mpsc::sync_channel(1);
         let answer = Mutex::new(answer);
-        let elsewhere = crate::Elsewhere::answering(move |request| {
+        let elsewhere = Elsewhere::answering(move |request| {
             let is_old = request.authorization() == [&old];
             match &*request.path {
-                "/api/tokens" => {
-                    let token = &tokens[logins.fetch_add(1, Ordering::Relaxed)];
-                    Response::json(
-                        200,
-                        json!({"token": token, "expires": "2099-01-01T00:00:00.000Z"}),
-                    )
-                }
+                "/api/tokens" => token_answer(&tokens[logins.fetch_add(1, Ordering::Relaxed)]),
                 // What the account may do; the first check; the second one.
                 ME if is_old => match times_asked.fetch_add(1, Ordering::Relaxed) {
                     0 => Response::json(200, json!({"roles": ["admin"]})),
@@ -247,11 +251,7 @@ fn a_refused_token_is_checked_though_another_error_was_a_moment_before() {
             }
         });
         let asked = || elsewhere.requests().iter().filter(|r| r.path == ME).count();
-        let directive = "npm_token_inject accounts.json user=$user trust_headers=on";
-        let nginx = site(&quick_npm())
-            .accounts(&accounts_at(&elsewhere.url(), "secret").to_string())
-            .location("/api/", &format!("{directive}; proxy_pass {};", elsewhere.url()))
-            .start();
+        let nginx = site_at(&elsewhere);
         let client = nginx.client();
         assert_eq!(client.get("/api/nosuch").status, 404);
         eventually(SOON, "a check", || asked() == 2);
@@ -278,32 +278,24 @@ fn a_token_that_is_refused_while_it_is_renewed_is_followed_by_one_of_a_login() {
     let logins = AtomicUsize::new(0);
     let (refuse, renewal) = mpsc::sync_channel(1);
     let renewal = Mutex::new(renewal);
-    let answer = |token: &str| {
-        Response::json(200, json!({"token": token, "expires": "2099-01-01T00:00:00.000Z"}))
-    };
-    let elsewhere =
-        crate::Elsewhere::answering(move |request| match (&*request.method, &*request.path) {
-            ("GET", "/api/tokens") => {
-                // Given before the password is changed, and answered after it.
-                let renewal = renewal.lock().expect("no other renewal");
-                renewal.recv_timeout(SOON).expect("a refusal");
-                answer(&renewed)
-            }
-            (_, "/api/tokens") => match logins.fetch_add(1, Ordering::Relaxed) {
-                0 => answer(&first),
-                _ => answer(&last),
-            },
-            (_, ME) => Response::json(200, json!({"roles": ["admin"]})),
-            (_, "/api/refused") if refused.iter().any(|r| request.authorization() == [r]) => {
-                answer_of(401)
-            }
-            _ => answer_of(200),
-        });
-    let directive = "npm_token_inject accounts.json user=$user trust_headers=on";
-    let nginx = site(&quick_npm())
-        .accounts(&accounts_at(&elsewhere.url(), "secret").to_string())
-        .location("/api/", &format!("{directive}; proxy_pass {};", elsewhere.url()))
-        .start();
+    let elsewhere = Elsewhere::answering(move |request| match (&*request.method, &*request.path) {
+        ("GET", "/api/tokens") => {
+            // Given before the password is changed, and answered after it.
+            let renewal = renewal.lock().expect("no other renewal");
+            renewal.recv_timeout(SOON).expect("a refusal");
+            token_answer(&renewed)
+        }
+        (_, "/api/tokens") => match logins.fetch_add(1, Ordering::Relaxed) {
+            0 => token_answer(&first),
+            _ => token_answer(&last),
+        },
+        (_, ME) => Response::json(200, json!({"roles": ["admin"]})),
+        (_, "/api/refused") if refused.iter().any(|r| request.authorization() == [r]) => {
+            answer_of(401)
+        }
+        _ => answer_of(200),
+    });
+    let nginx = site_at(&elsewhere);
     let client = nginx.client();
     assert_eq!(status(&client.get("/api/x")), "miss");
     let is_renewed = |r: &Request| r.method == "GET" && r.path == "/api/tokens";
@@ -366,20 +358,11 @@ fn what_a_user_may_not_do_costs_one_check_and_signs_nobody_out() {
 #[test]
 fn an_npm_that_refuses_every_token_is_not_asked_for_one_after_the_other() {
     let issued = Npm::start().issue_token(ADMIN, Duration::from_secs(3600));
-    let answer = json!({"token": issued, "expires": "2099-01-01T00:00:00.000Z"});
-    let elsewhere =
-        crate::Elsewhere::answering(move |request| match (&*request.method, &*request.path) {
-            ("POST", "/api/tokens") => Response::json(200, &answer),
-            _ => answer_of(401),
-        });
-    let location = format!(
-        "npm_token_inject accounts.json user=$user trust_headers=on; proxy_pass {};",
-        elsewhere.url()
-    );
-    let nginx = site(&quick_npm())
-        .accounts(&accounts_at(&elsewhere.url(), "secret").to_string())
-        .location("/api/", &location)
-        .start();
+    let elsewhere = Elsewhere::answering(move |request| match (&*request.method, &*request.path) {
+        ("POST", "/api/tokens") => token_answer(&issued),
+        _ => answer_of(401),
+    });
+    let nginx = site_at(&elsewhere);
     let client = nginx.client();
     let statuses: Vec<String> = (0..3).map(|_| status(&client.get("/api/x")).to_owned()).collect();
     // The second one has waited for the second login, or has come after it.
@@ -623,21 +606,14 @@ fn a_check_that_npm_answers_with_an_error_of_its_own_says_nothing_of_the_token()
     let issued = Npm::start().issue_token(ADMIN, Duration::from_secs(3600));
     for code in [502, 503, 504, 429] {
         // An NPM that logs in, and is otherwise overloaded.
-        let answer = json!({"token": issued, "expires": "2099-01-01T00:00:00.000Z"});
+        let answer = token_answer(&issued);
         let elsewhere =
-            crate::Elsewhere::answering(move |request| match (&*request.method, &*request.path) {
-                ("POST", "/api/tokens") => Response::json(200, &answer),
+            Elsewhere::answering(move |request| match (&*request.method, &*request.path) {
+                ("POST", "/api/tokens") => answer.clone(),
                 (_, ME) => answer_of(code),
                 _ => answer_of(404),
             });
-        let content = quick_npm();
-        let accounts: Value = accounts_at(&elsewhere.url(), "secret");
-        let location = format!(
-            "npm_token_inject accounts.json user=$user trust_headers=on; proxy_pass {};",
-            elsewhere.url()
-        );
-        let nginx =
-            site(&content).accounts(&accounts.to_string()).location("/api/", &location).start();
+        let nginx = site_at(&elsewhere);
         let client = nginx.client();
         assert_eq!(status(&client.get("/api/x")), "miss");
         let count = |path: &str| elsewhere.requests().iter().filter(|r| r.path == path).count();

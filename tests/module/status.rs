@@ -56,7 +56,7 @@ fn status_of(nginx: &Nginx) -> Value {
 }
 
 /// The account of that identity on the page.
-fn account(page: &Value, identity: &str) -> Value {
+pub fn account(page: &Value, identity: &str) -> Value {
     let accounts = page["accounts"].as_array().expect("accounts");
     let mut found = accounts.iter().filter(|account| account["identity"] == identity);
     let account = found.next().unwrap_or_else(|| panic!("no {identity} in {page}")).clone();

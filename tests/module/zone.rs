@@ -108,7 +108,6 @@ fn a_reload_with_another_size_keeps_the_tokens_that_have_room() {
     assert_eq!(npm.logins(), logins + 1);
 }
 
-/// A reload that fails after the new zone has been made leaves the old one in use.
 #[test]
 fn after_a_reload_with_another_size_nobody_waits_for_a_login_that_began_before() {
     let npm =
@@ -129,6 +128,7 @@ fn after_a_reload_with_another_size_nobody_waits_for_a_login_that_began_before()
     });
 }
 
+/// A reload that fails after the new zone has been made leaves the old one in use.
 #[test]
 fn a_reload_that_fails_changes_nothing() {
     let npm = npm_with_users(2);
