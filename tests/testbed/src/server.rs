@@ -20,10 +20,12 @@ use crate::wait::{happens, hold_port, Stop};
 /// The most that a request may bring, in bytes.
 const REQUEST_MAX: usize = 64 * 1024 * 1024;
 
-/// How many connections may wait to be accepted.
+/// How many connections may wait to be accepted: the standard library's 128 are too few for a
+/// thousand requests at once.
 const BACKLOG: i32 = 4096;
 
-/// How long a server that starts again waits for its port.
+/// How long a server waits for its port. Whoever had it may have closed it, and yet a process that
+/// another test is starting listens on it until it runs its program: it has a copy of each descriptor.
 const PORT_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// A request as it arrived.
@@ -210,8 +212,7 @@ impl Server {
     ///
     /// When the port is taken.
     pub fn start(port: Option<u16>, tls: Option<&Tls>, handler: impl Handler) -> Self {
-        let listener = TcpListener::bind(("127.0.0.1", port.unwrap_or(0)))
-            .unwrap_or_else(|error| panic!("listening on {port:?}: {error}"));
+        let listener = take_port(port.unwrap_or(0));
         let server = Self {
             port: listener.local_addr().expect("the port of a bound socket").port(),
             tls: tls.map(Tls::server_config),
@@ -255,19 +256,14 @@ impl Server {
     ///
     /// When somebody else has the port.
     pub fn start_again(&self) {
-        let mut listener = lock(&self.held).take();
-        happens(PORT_TIMEOUT, || {
-            listener = listener.take().or_else(|| hold_port(self.port).ok());
-            listener.is_some()
-        });
-        self.serve(listener.unwrap_or_else(|| panic!("port {} is taken", self.port)));
+        let held = lock(&self.held).take();
+        self.serve(held.unwrap_or_else(|| take_port(self.port)));
     }
 
     fn serve(&self, listener: TcpListener) {
-        // SAFETY: the descriptor is open, as `listener` owns it. Where it listens already, with the
-        // standard library's 128, which are too few for a thousand requests at once, Linux takes the
-        // new number.
-        unsafe { libc::listen(listener.as_raw_fd(), BACKLOG) };
+        // SAFETY: the descriptor is open, as `listener` owns it.
+        let listens = unsafe { libc::listen(listener.as_raw_fd(), BACKLOG) };
+        assert_eq!(listens, 0, "port {}: {}", self.port, io::Error::last_os_error());
         let connections = Arc::new(Connections::default());
         let acceptor = Acceptor {
             listener: listener.try_clone().expect("a second descriptor"),
@@ -284,6 +280,18 @@ impl Drop for Server {
     fn drop(&mut self) {
         self.end();
     }
+}
+
+/// A port of 127.0.0.1, 0 being any.
+fn take_port(port: u16) -> TcpListener {
+    let mut taken = hold_port(port);
+    happens(PORT_TIMEOUT, || {
+        if taken.is_err() {
+            taken = hold_port(port);
+        }
+        taken.is_ok()
+    });
+    taken.unwrap_or_else(|error| panic!("listening on port {port}: {error}"))
 }
 
 struct Running {

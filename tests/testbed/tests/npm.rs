@@ -1,5 +1,10 @@
 //! The small NPM answers as the real one does.
 
+use std::io::{ErrorKind, Read, Write};
+use std::net::TcpListener;
+use std::os::unix::net::UnixStream;
+use std::os::unix::process::CommandExt;
+use std::process::Command;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -7,6 +12,7 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use base64::Engine;
 use serde_json::{json, Value};
 use testbed::npm::{totp, TOTP_SECRET};
+use testbed::wait::happens;
 use testbed::{Client, Fault, Npm, Release, Reply, Tls};
 
 const DAY: Duration = Duration::from_secs(86_400);
@@ -620,6 +626,35 @@ fn it_stops_at_once_and_starts_again() {
     npm.start_again();
     assert_eq!(Client::new(&url).get("/").status, 200);
     assert!(started.elapsed() < Duration::from_secs(10));
+}
+
+/// A process that is being started has a copy of each descriptor until it runs its program.
+#[test]
+fn it_waits_for_a_port_that_a_process_being_started_still_listens_on() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    let (mut here, mut there) = UnixStream::pair().unwrap();
+    there.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+    let mut command = Command::new("true");
+    // SAFETY: the closure makes two system calls and allocates nothing.
+    unsafe {
+        command.pre_exec(move || {
+            there.write_all(b".")?;
+            there.read_exact(&mut [0])
+        })
+    };
+    std::thread::scope(|scope| {
+        let starting = scope.spawn(move || command.status());
+        here.read_exact(&mut [0]).unwrap();
+        drop(listener);
+        assert_eq!(TcpListener::bind(address).unwrap_err().kind(), ErrorKind::AddrInUse);
+        let npm = scope.spawn(move || Npm::builder().port(address.port()).start());
+        // Nobody can see that it waits, but all can that it did not.
+        assert!(!happens(Duration::from_millis(50), || npm.is_finished()), "it started");
+        here.write_all(b".").unwrap();
+        assert!(starting.join().unwrap().unwrap().success());
+        assert_eq!(Client::new(&npm.join().unwrap().url()).get("/").status, 200);
+    });
 }
 
 #[test]
