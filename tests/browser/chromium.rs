@@ -73,6 +73,8 @@ impl Chromium {
         folder.push(profile.path());
         let mut command = Command::new(default_executable().expect("Chromium"));
         command.arg(folder).args(FLAGS);
+        // What it leaves there when it is killed goes with its profile.
+        command.env("TMPDIR", profile.path());
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
         let process = Process(spawn(command).expect("Chromium"));
 
