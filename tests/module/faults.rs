@@ -13,6 +13,7 @@ use std::time::Duration;
 
 use serde_json::{json, Value};
 use testbed::nginx::{is_openresty, kill, Builder};
+use testbed::process::Process;
 use testbed::{eventually, Client, Fault, Nginx, Npm, Reply, Tls};
 
 use crate::site::*;
@@ -449,13 +450,13 @@ fn fifty_reloads_under_load_fail_no_request() {
         .start();
     let nginx = busy_site(&npm, 2).start();
     assert!(is_signed_in(&nginx.client().get(ME)));
-    let workers = nginx.worker_pids();
+    let workers = workers(&nginx);
     let (results, ()) = under_load(4, me, &nginx, || (0..50).for_each(|_| nginx.reload()));
     assert!(results.len() > 500, "only {} requests", results.len());
     for reply in results.iter().map(|result| result.as_ref().expect("a reply")) {
         assert!(is_signed_in(reply) && has_token(reply), "{reply:?}");
     }
-    eventually(SOON, "the old workers' end", || !workers.iter().any(|&pid| runs(pid)));
+    eventually(SOON, "the old workers' end", || !workers.iter().any(Process::runs));
     assert!(nginx.log_lines("[alert]").is_empty(), "{:?}", nginx.log_lines("[alert]"));
 }
 

@@ -7,6 +7,7 @@ use std::thread;
 use std::time::Duration;
 
 use testbed::nginx::{binary, kill, worker_pids_of};
+use testbed::process::Process;
 use testbed::{
     eventually, hold_port, npm_proxy_host, process, Client, Fault, Nginx, Npm, Outpost, Reply,
     Visitor,
@@ -58,7 +59,7 @@ fn ten_reloads_under_load_fail_no_request() {
     let first = as_akadmin(&nginx.client()).expect("a reply");
     assert_eq!((status(&first), email(&first)), ("miss", ADMIN.to_owned()));
 
-    let workers = nginx.worker_pids();
+    let workers = workers(&nginx);
     let (results, ()) = under_load(4, as_akadmin, &nginx, || (0..10).for_each(|_| nginx.reload()));
     assert!(results.len() > 20, "only {} requests", results.len());
     for result in results {
@@ -66,7 +67,7 @@ fn ten_reloads_under_load_fail_no_request() {
         assert_eq!((status(&reply), email(&reply)), ("hit", ADMIN.to_owned()));
     }
     assert_eq!(npm.logins(), 1);
-    let gone = || !workers.iter().any(|&pid| runs(pid));
+    let gone = || !workers.iter().any(Process::runs);
     eventually(SOON, "the old workers' end", gone);
     assert_no_alert(&nginx);
 }
@@ -76,7 +77,7 @@ fn a_login_under_way_is_finished_across_a_reload() {
     let npm = quick_npm();
     npm.fault(Fault::Hold);
     let nginx = busy_site(&npm, 2).start();
-    let old = nginx.worker_pids();
+    let old = workers(&nginx);
     thread::scope(|scope| {
         let wait = |client: Client| scope.spawn(move || client.get(ME));
         let clients = clients_by_worker(&nginx, 2).into_values().flatten();
@@ -87,14 +88,14 @@ fn a_login_under_way_is_finished_across_a_reload() {
         let clients = clients_by_worker(&nginx, 1).into_values().flatten();
         requests.extend(clients.map(wait));
         wait_until_under_way(&nginx, 6);
-        assert!(old.iter().all(|&pid| runs(pid)));
+        assert!(old.iter().all(Process::runs));
         npm.clear_fault();
         let replies = replies(requests);
         assert_all_signed_in(&replies);
         assert!(replies.iter().all(|reply| status(reply) == "miss"));
     });
     assert_eq!(npm.logins(), 1);
-    eventually(SOON, "the old workers' end", || !old.iter().any(|&pid| runs(pid)));
+    eventually(SOON, "the old workers' end", || !old.iter().any(Process::runs));
     assert_no_alert(&nginx);
 }
 
@@ -103,7 +104,7 @@ fn a_graceful_stop_answers_those_who_wait_for_a_login() {
     let npm = quick_npm();
     npm.fault(Fault::Hold);
     let mut nginx = busy_site(&npm, 2).start();
-    let workers = nginx.worker_pids();
+    let workers = workers(&nginx);
     thread::scope(|scope| {
         let wait = |client: Client| scope.spawn(move || client.get(ME));
         let clients = clients_by_worker(&nginx, 2).into_values().flatten();
@@ -111,7 +112,7 @@ fn a_graceful_stop_answers_those_who_wait_for_a_login() {
         wait_until_under_way(&nginx, 4);
         nginx.signal(libc::SIGQUIT);
         eventually(SOON, "all to shut down", || nginx.worker_pids().is_empty());
-        assert!(workers.iter().all(|&pid| runs(pid)));
+        assert!(workers.iter().all(Process::runs));
         npm.clear_fault();
         assert_all_signed_in(&replies(requests));
     });
@@ -325,23 +326,25 @@ impl<'a> Daemon<'a> {
         daemon
     }
 
-    fn read_pid(&self, file: &str) -> Option<u32> {
-        fs::read_to_string(self.0.dir().join(file)).ok()?.trim().parse().ok()
+    /// The master that has written its number there, while it runs.
+    fn master_of(&self, file: &str) -> Option<Process> {
+        let pid: u32 = fs::read_to_string(self.0.dir().join(file)).ok()?.trim().parse().ok()?;
+        let arguments = fs::read_to_string(format!("/proc/{pid}/cmdline")).ok()?;
+        arguments.contains(self.0.dir().to_str()?).then(|| Process::of(pid))
     }
 
     /// The newest master, once it has workers.
-    fn master(&self) -> Option<u32> {
-        self.read_pid("nginx.pid").filter(|&pid| !worker_pids_of(pid).is_empty())
+    fn master(&self) -> Option<Process> {
+        self.master_of("nginx.pid").filter(|master| !worker_pids_of(master.pid).is_empty())
     }
 }
 
 impl Drop for Daemon<'_> {
     fn drop(&mut self) {
-        for pid in ["nginx.pid", "nginx.pid.oldbin"].map(|file| self.read_pid(file)) {
-            for pid in pid.into_iter().filter(|&pid| runs(pid)) {
-                worker_pids_of(pid).into_iter().for_each(|worker| kill(worker, libc::SIGKILL));
-                kill(pid, libc::SIGKILL);
-            }
+        let masters = ["nginx.pid", "nginx.pid.oldbin"].map(|file| self.master_of(file));
+        for Process { pid, .. } in masters.into_iter().flatten() {
+            worker_pids_of(pid).into_iter().for_each(|worker| kill(worker, libc::SIGKILL));
+            kill(pid, libc::SIGKILL);
         }
     }
 }
@@ -359,19 +362,19 @@ fn an_upgrade_in_place_fails_no_request() {
 
     let old = daemon.master().expect("a master");
     let (results, new) = under_load(4, me, &nginx, || {
-        kill(old, libc::SIGUSR2);
-        let new_master = || daemon.master().filter(|&pid| pid != old);
+        kill(old.pid, libc::SIGUSR2);
+        let new_master = || daemon.master().filter(|master| master.pid != old.pid);
         eventually(SOON, "a new master", || new_master().is_some());
-        kill(old, libc::SIGQUIT);
-        eventually(SOON, "the old master's end", || !runs(old));
+        kill(old.pid, libc::SIGQUIT);
+        eventually(SOON, "the old master's end", || !old.runs());
         new_master().expect("a new master")
     });
     assert!(results.iter().all(|result| result.as_ref().is_ok_and(is_signed_in)));
     assert!(is_signed_in(&nginx.client().get(ME)));
     // The new nginx has a zone of its own.
     assert_eq!(npm.logins(), 2);
-    kill(new, libc::SIGQUIT);
-    eventually(SOON, "the new master's end", || !runs(new));
+    kill(new.pid, libc::SIGQUIT);
+    eventually(SOON, "the new master's end", || !new.runs());
     assert_no_alert(&nginx);
 }
 

@@ -13,6 +13,7 @@ use base64::Engine;
 use serde_json::{json, Value};
 use testbed::client::RequestBuilder;
 use testbed::nginx::Builder;
+use testbed::process::Process;
 use testbed::{eventually, Client, Nginx, Npm, Reply};
 
 /// An administrator of the small NPM's.
@@ -213,10 +214,9 @@ pub fn threads(pid: u32) -> Vec<String> {
     others.filter_map(name).map(|name| name.trim_end().to_owned()).collect()
 }
 
-/// Whether a process runs. One that has ended, and that nobody has asked for its status, does not.
-pub fn runs(pid: u32) -> bool {
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-    stat.rsplit_once(") ").is_some_and(|(_, rest)| !rest.starts_with(['Z', 'X']))
+/// The workers that accept connections.
+pub fn workers(nginx: &Nginx) -> Vec<Process> {
+    nginx.worker_pids().into_iter().map(Process::of).collect()
 }
 
 /// Does it, and says how long that took.

@@ -589,7 +589,7 @@ impl Nginx {
         let old = self.worker_pids();
         self.reload();
         eventually(TIMEOUT, "the old workers to end", || {
-            !old.iter().any(|&pid| is_child_of(pid, self.master_pid()))
+            !old.iter().any(|&pid| process::is_child_of(pid, self.master_pid()))
         });
     }
 
@@ -794,14 +794,7 @@ pub fn worker_pids_of(master: u32) -> Vec<u32> {
 fn children_of(parent: u32) -> Vec<u32> {
     let Ok(processes) = fs::read_dir("/proc") else { return Vec::new() };
     let pids = processes.flatten().filter_map(|entry| entry.file_name().to_str()?.parse().ok());
-    let mut pids: Vec<u32> = pids.filter(|&pid| is_child_of(pid, parent)).collect();
+    let mut pids: Vec<u32> = pids.filter(|&pid| process::is_child_of(pid, parent)).collect();
     pids.sort_unstable();
     pids
-}
-
-fn is_child_of(pid: u32, parent: u32) -> bool {
-    let stat = process::read(pid, "stat");
-    // After "PID (NAME)" come the state and the parent.
-    let found = stat.rsplit_once(')').and_then(|(_, rest)| rest.split_whitespace().nth(1));
-    found == Some(&parent.to_string())
 }
