@@ -1,6 +1,6 @@
 //! NPM behind nginx with the module, without Authentik, and requests to it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io::{self, Read, Write};
 use std::os::unix::net::UnixStream;
@@ -136,18 +136,30 @@ pub fn clients_by_worker(nginx: &Nginx, count: usize) -> BTreeMap<u32, Vec<Clien
         workers.iter().all(|pid| clients.get(pid).is_some_and(|c| c.len() == count))
     });
     clients.retain(|pid, _| workers.contains(pid));
+    // A worker counts a request until it frees it, which is after its answer. Of these it counts none
+    // any more when it has answered another.
+    let mut behind: BTreeSet<_> = workers.into_iter().collect();
+    eventually(SOON, "all workers", || {
+        behind.remove(&get_to_the_end(nginx, "/pid").trim().parse().expect("a process"));
+        behind.is_empty()
+    });
     clients
+}
+
+/// The answer's body, read to the connection's end: by then its request is counted no more.
+fn get_to_the_end(nginx: &Nginx, path: &str) -> String {
+    let mut stream = nginx.client().connect().expect("a connection");
+    let request = format!("GET {path} HTTP/1.1\r\nHost: npm\r\nConnection: close\r\n\r\n");
+    stream.write_all(request.as_bytes()).expect("a request sent");
+    let mut reply = String::new();
+    stream.read_to_string(&mut reply).expect("a reply");
+    reply.split_once("\r\n\r\n").expect("a head").1.to_owned()
 }
 
 /// How many requests are under way, those that wait for a login among them.
 pub fn under_way(nginx: &Nginx) -> usize {
-    let mut stream = nginx.client().connect().expect("a connection");
-    let request = "GET /requests HTTP/1.1\r\nHost: npm\r\nConnection: close\r\n\r\n";
-    stream.write_all(request.as_bytes()).expect("a request sent");
-    // To the connection's end: a worker counts a request until it frees it, which is after its answer
-    // and may be when another worker is asked.
-    let mut page = String::new();
-    stream.read_to_string(&mut page).expect("a reply");
+    // Another worker may be asked the next time.
+    let page = get_to_the_end(nginx, "/requests");
     let writing = page.split_once("Writing: ").and_then(|(_, rest)| rest.split(' ').next());
     // The request that asks is one of them.
     writing.and_then(|count| count.parse::<usize>().ok()).expect("stub_status") - 1
