@@ -284,11 +284,9 @@ impl Drop for Server {
 
 /// A port of 127.0.0.1, 0 being any.
 fn take_port(port: u16) -> TcpListener {
-    let mut taken = hold_port(port);
+    let mut taken = Err(io::ErrorKind::AddrInUse.into());
     happens(PORT_TIMEOUT, || {
-        if taken.is_err() {
-            taken = hold_port(port);
-        }
+        taken = hold_port(port);
         taken.is_ok()
     });
     taken.unwrap_or_else(|error| panic!("listening on port {port}: {error}"))
